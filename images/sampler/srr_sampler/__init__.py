@@ -1,0 +1,1 @@
+"""Stage programs that read, generate, judge, build and measure."""

@@ -1,0 +1,1 @@
+"""Stage programs that train: SFT and DPO with TRL and DeepSpeed."""

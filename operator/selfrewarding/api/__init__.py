@@ -1,0 +1,1 @@
+"""The custom resource `SelfRewardingRun`: its types, conditions, labels, presets and CRD."""

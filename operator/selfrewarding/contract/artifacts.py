@@ -1,0 +1,60 @@
+"""Where things lie below `artifacts.uri`, and the names of the files of each stage.
+
+    stages/<kind>/<key>/result.json                 written last, once, by If-None-Match; names the files below
+    stages/<kind>/<key>/attempts/<pod uid>/…        everything a pod writes: row chunks, models, checkpoints
+    stages/<kind>/<key>/shards/<index>.json         a finished shard of an Indexed Job
+    runs/<namespace>/<name>/…                       index, report and lineage of a run
+"""
+
+from selfrewarding.contract.stages import StageKind
+
+RESULT = "result.json"
+
+INSTRUCTIONS = "instructions.jsonl"
+"""Prepare: IFT rows {"key", "messages"}; the last message is the target."""
+RANKED = "ranked.jsonl"
+"""Prepare: rows {"key", "prompt": [messages], "responses": [{"text", "rank"}]}, for EFT."""
+HELD_OUT = "held-out.jsonl"
+"""Prepare: rows as RANKED, never trained on, filtered or thinned."""
+EVALUATIONS = "evaluations.jsonl"
+"""Prepare (own rows) or BuildEvaluations: EFT rows {"key", "messages"}: judge prompt and judgement."""
+JUDGEMENTS = "judgements.jsonl"
+"""BuildEvaluations, Evaluate: rows {"key", "prompt", "responses": [{"text", "rank", "judgements": […]}]}."""
+PROMPTS = "prompts.jsonl"
+"""GeneratePrompts: accepted prompts {"key", "prompt": [messages], "shots": [keys], …}."""
+DROPPED = "dropped.jsonl"
+"""GeneratePrompts: dropped prompts with their reasons."""
+ROLLOUT = "rollout.jsonl"
+"""Rollout: rows {"key", "prompt", "responses": [{"text", "finishReason", "seed", "judgements": […]}]}."""
+PAIRS = "pairs.jsonl"
+"""BuildPreferences: TRL conversational preference rows {"key", "prompt", "chosen", "rejected", "provenance", …}."""
+POSITIVES = "positives.jsonl"
+"""BuildPreferences with PositiveOnly: rows {"key", "messages"}."""
+METRICS = "metrics.json"
+"""Evaluate: all metrics with intervals and conventions."""
+TRAINING_LOG = "training.jsonl"
+"""Training stages: one row per logged step."""
+MODEL = "model"
+"""Folder in Hugging Face format: Prepare (a model from a hub; otherwise only tokenizer/), training stages."""
+TOKENIZER = "tokenizer"
+"""Prepare: the tokenizer with the chat template that all stages use."""
+
+
+def stage_prefix(kind: StageKind, key: str) -> str:
+    """Folder of a stage's results; `key` has 64 hex digits."""
+    return f"stages/{kind}/{key}"
+
+
+def attempt_prefix(kind: StageKind, key: str, pod_uid: str) -> str:
+    """Folder that one pod writes under."""
+    return f"{stage_prefix(kind, key)}/attempts/{pod_uid}"
+
+
+def shard_key(kind: StageKind, key: str, index: int) -> str:
+    """Marker of a finished shard of an Indexed Job."""
+    return f"{stage_prefix(kind, key)}/shards/{index}.json"
+
+
+def run_prefix(namespace: str, name: str) -> str:
+    """Folder of a run's index, report and lineage."""
+    return f"runs/{namespace}/{name}"

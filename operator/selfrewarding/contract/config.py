@@ -1,0 +1,208 @@
+"""The configuration that a stage program gets: one JSON document, read from the file that SRR_STAGE_CONFIG names.
+
+`parameters` is what is computed and part of the stage's key; `execution` is how, and is not.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from selfrewarding.api.algorithm import (
+    DpoSpec,
+    EvaluationSpec,
+    EvaluationsSpec,
+    JudgeSpec,
+    PreferencesSpec,
+    PromptGenerationSpec,
+    ResponsesSpec,
+    SftSpec,
+)
+from selfrewarding.api.base import ApiModel
+from selfrewarding.api.data import ModelSpec, SeedDataSpec
+from selfrewarding.api.execution import SamplerSpec, TrainingSpec
+from selfrewarding.contract.stages import StageKind
+
+
+class PrepareParameters(ApiModel):
+    """Prepare reads the model and the seed data, and checks all that can fail before a GPU is spent."""
+
+    kind: Literal["Prepare"] = "Prepare"
+    model: ModelSpec
+    seed_data: SeedDataSpec
+    sft: SftSpec
+    prompt_generation: PromptGenerationSpec
+    responses: ResponsesSpec
+    judge: JudgeSpec
+    dpo: DpoSpec
+    max_model_len: int | None = None
+    run_uid: str
+    """Prepare looks at the data again for every run, since a file may have changed under the same address."""
+
+
+class SftParameters(ApiModel):
+    """TrainBaseline (parents: prepare) and SupervisedFineTune (parents: prepare, evaluations unless absent)."""
+
+    kind: Literal["TrainBaseline", "SupervisedFineTune"]
+    sft: SftSpec
+    chat_template: str | None = None
+
+
+class BuildEvaluationsParameters(ApiModel):
+    """BuildEvaluations: the baseline judges human-ranked answers (parents: prepare, model)."""
+
+    kind: Literal["BuildEvaluations"] = "BuildEvaluations"
+    evaluations: EvaluationsSpec
+    judge: JudgeSpec
+
+
+class GeneratePromptsParameters(ApiModel):
+    """GeneratePrompts (parents: prepare, model; earlier rounds' prompts are not read)."""
+
+    kind: Literal["GeneratePrompts"] = "GeneratePrompts"
+    prompt_generation: PromptGenerationSpec
+
+
+class RolloutParameters(ApiModel):
+    """Rollout (parents: prepare, model, prompts)."""
+
+    kind: Literal["Rollout"] = "Rollout"
+    responses: ResponsesSpec
+    judge: JudgeSpec
+
+
+class BuildPreferencesParameters(ApiModel):
+    """BuildPreferences (parents: rollout)."""
+
+    kind: Literal["BuildPreferences"] = "BuildPreferences"
+    preferences: PreferencesSpec
+    scoring: Literal["Sampled", "Expected"]
+    maximum_score: int
+    min_valid: int
+
+
+class PreferenceOptimizeParameters(ApiModel):
+    """PreferenceOptimize (parents: prepare, model = M_(t-1), preferences; initial = M1 if it is the reference)."""
+
+    kind: Literal["PreferenceOptimize"] = "PreferenceOptimize"
+    dpo: DpoSpec
+    positive_only: bool = False
+    """SFT on the positive examples with `sft` instead of DPO."""
+    sft: SftSpec | None = None
+    chat_template: str | None = None
+
+
+class EvaluateParameters(ApiModel):
+    """Evaluate (parents: prepare, model)."""
+
+    kind: Literal["Evaluate"] = "Evaluate"
+    judge: JudgeSpec
+    evaluation: EvaluationSpec
+
+
+class ResolveParameters(ApiModel):
+    """Resolve: which of these keys have results in the store."""
+
+    kind: Literal["Resolve"] = "Resolve"
+    stages: list[tuple[StageKind, str]] = Field(max_length=64)
+    """Kind and key (64 hex digits) of each."""
+
+
+Parameters = Annotated[
+    PrepareParameters
+    | SftParameters
+    | BuildEvaluationsParameters
+    | GeneratePromptsParameters
+    | RolloutParameters
+    | BuildPreferencesParameters
+    | PreferenceOptimizeParameters
+    | EvaluateParameters
+    | ResolveParameters,
+    Field(discriminator="kind"),
+]
+
+
+class RunRef(ApiModel):
+    """The run that a stage belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class StageRef(ApiModel):
+    """A finished stage that this one reads; its result must have this digest."""
+
+    kind: StageKind
+    iteration: int
+    key: str
+    """64 hex digits."""
+    digest: str
+    """First 16 hex digits of the SHA-256 of its result.json."""
+
+
+class ModelRef(ApiModel):
+    """A model: M0 or a fixed one by its URI, or the result of a training stage. Exactly one of `uri` and `stage`."""
+
+    name: str
+    """M0, Baseline, M1, … or Judge, PromptWriter."""
+    uri: str | None = None
+    stage: StageRef | None = None
+
+
+class ServedModel(ApiModel):
+    """A server that the stage asks; its addresses stand in the environment (see `environment.SERVER_URL`)."""
+
+    name: str
+    """Served model name; it contains the model key, so a stale address cannot answer for another model."""
+    max_model_len: int
+    """Longest sequence that the server takes, in tokens."""
+    max_num_seqs: int
+    """Sequences that one replica decodes at once."""
+    replicas: int
+
+
+class Execution(ApiModel):
+    """How the stage is run; not part of its key."""
+
+    training: TrainingSpec | None = None
+    sampler: SamplerSpec | None = None
+    shards: int = 1
+    """Pods of an Indexed Job; each takes the rows whose key hashes to its index."""
+    deadline_seconds: int
+    """Clients retry until this much time of the stage has passed."""
+    keep_checkpoints: bool = False
+
+
+class StageConfig(ApiModel):
+    """All that a stage program needs to know."""
+
+    contract: int
+    """Contract version; a program refuses one that it does not know."""
+    run: RunRef
+    kind: StageKind
+    iteration: int
+    key: str
+    """64 hex digits."""
+    store: str
+    """`artifacts.uri`."""
+    seed: int
+    """The run's seed; see `seeds.derive_seed`."""
+    parents: dict[str, StageRef] = {}
+    """Stages that this one reads, by role: prepare, evaluations, prompts, rollout, preferences."""
+    models: dict[str, ModelRef] = {}
+    """Models by role: base (training starts from it), reference (DPO)."""
+    servers: dict[Literal["policy", "judge", "writer"], ServedModel] = {}
+    """Servers by role; `policy` answers, and judges and writes where no other is named."""
+    parameters: Parameters
+    execution: Execution
+
+
+class ServeConfig(ApiModel):
+    """What a serving pod's init container needs: the model to copy."""
+
+    contract: int
+    run: RunRef
+    store: str
+    prepare: StageRef
+    """Its tokenizer, with the chat template of the run, replaces the model's own (roles policy; fixed models keep theirs)."""
+    model: ModelRef

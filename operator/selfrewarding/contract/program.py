@@ -1,0 +1,173 @@
+"""The frame around every stage program: read the configuration, run, tell how it ended.
+
+Exit codes: 0 done, 2 bad configuration, 3 bad data, 4 a parent's result is missing, 75 retry, 1 anything else. torchrun
+turns codes of its children into 1, so the reason also stands in the termination message (design: survival rule 6).
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from selfrewarding.contract import CONTRACT_VERSION, environment
+from selfrewarding.contract.config import StageConfig
+from selfrewarding.contract.keys import short
+from selfrewarding.contract.result import StageResult, TerminationMessage, summary_message, summary_of
+
+PROGRESS_PREFIX = "SRR-PROGRESS "
+
+
+class ExitCode(IntEnum):
+    """How a stage program ends."""
+
+    DONE = 0
+    UNKNOWN = 1
+    BAD_CONFIGURATION = 2
+    BAD_DATA = 3
+    PARENT_MISSING = 4
+    RETRY = 75
+
+
+class StageFailure(Exception):
+    """A stage cannot go on; the text is one sentence for people, with the next step."""
+
+    code = ExitCode.UNKNOWN
+    failure = "Unknown"
+
+
+class BadConfiguration(StageFailure):
+    """The spec asks for something that cannot work."""
+
+    code = ExitCode.BAD_CONFIGURATION
+    failure = "BadConfiguration"
+
+
+class BadData(StageFailure):
+    """The data cannot be used."""
+
+    code = ExitCode.BAD_DATA
+    failure = "BadData"
+
+
+class ParentMissing(StageFailure):
+    """A parent's result is not in the store; `key` must be computed again."""
+
+    code = ExitCode.PARENT_MISSING
+    failure = "ParentMissing"
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Retry(StageFailure):
+    """Something outside failed for now: the store, a server."""
+
+    code = ExitCode.RETRY
+    failure = "Retry"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a program knows from its environment."""
+
+    scratch: Path
+    pod_uid: str
+    attempt: int
+    shard: int
+    rank: int
+    """Global rank under torchrun, else 0."""
+    started: float
+    """time.monotonic() at the start."""
+
+
+def surroundings() -> Surroundings:
+    """Read the environment; KeyError names a variable that is missing."""
+    scratch = Path(os.environ[environment.SCRATCH])
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Surroundings(
+        scratch=scratch,
+        pod_uid=os.environ[environment.POD_UID],
+        attempt=int(os.environ.get(environment.ATTEMPT, "1")),
+        shard=int(os.environ.get(environment.SHARD, "0")),
+        rank=int(os.environ.get("RANK", "0")),
+        started=time.monotonic(),
+    )
+
+
+def read_config() -> StageConfig:
+    """The StageConfig of this pod. Raises BadConfiguration."""
+    path = os.environ.get(environment.CONFIG, "")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadConfiguration(f"{environment.CONFIG}={path!r} cannot be read: {error.strerror}") from error
+    with contextlib.suppress(ValueError, AttributeError):
+        version = json.loads(text).get("contract")
+        if version != CONTRACT_VERSION:
+            raise BadConfiguration(
+                f"the run was planned for contract version {version}, this image knows {CONTRACT_VERSION}: use the "
+                "image of the operator's release"
+            )
+    try:
+        return StageConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise BadConfiguration(f"{path}: {error}") from error
+
+
+def run_stage(
+    main: Callable[[StageConfig, Surroundings], StageResult | TerminationMessage | None],
+    *,
+    translate: Callable[[Exception], StageFailure | None],
+) -> int:
+    """Run a program and return its exit code; the termination message is written either way.
+
+    `main` returns the result that is in the store now (rank 0), or None where another pod or rank tells it. `translate`
+    turns errors of the store and of data into stage failures (`store.failures.stage_failure`); None: not one of these.
+    """
+    try:
+        config, here = read_config(), surroundings()
+        outcome = main(config, here)
+    except Exception as error:  # noqa: BLE001 - the last frame: everything is told, the unknown with its traceback
+        failure = error if isinstance(error, StageFailure) else translate(error)
+        if failure is None:
+            traceback.print_exc()
+            failure = StageFailure(f"{type(error).__name__}: {error}")
+        parent = short(failure.key) if isinstance(failure, ParentMissing) else None
+        _terminate(TerminationMessage(failure=failure.failure, message=str(failure)[:1024], parent=parent))
+        print(f"{failure.failure}: {failure}", file=sys.stderr, flush=True)
+        return failure.code
+    match outcome:
+        case StageResult():
+            _write_termination(summary_message(outcome.key, summary_of(outcome)))
+        case TerminationMessage():
+            _terminate(outcome)
+        case None:
+            pass
+    return ExitCode.DONE
+
+
+def report_progress(*, done: int, total: int, rate: float | None = None, unit: str = "rows", tokens: int = 0) -> None:
+    """Print a progress line; the last one in the log's tail is what status shows (rate is per second)."""
+    eta = (total - done) / rate if rate else None
+    line = {"done": done, "total": total, "rate": rate, "etaSeconds": eta, "unit": unit, "tokens": tokens}
+    print(PROGRESS_PREFIX + json.dumps(line), flush=True)
+
+
+def _terminate(message: TerminationMessage) -> None:
+    _write_termination(message.model_dump_json(by_alias=True, exclude_defaults=True))
+
+
+def _write_termination(text: str) -> None:
+    path = os.environ.get(environment.TERMINATION)
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).write_text(text, encoding="utf-8")

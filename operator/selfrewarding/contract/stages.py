@@ -1,0 +1,28 @@
+"""The stages of a run (see ARCHITECTURE.md, "The loop"), by the names that users see."""
+
+from enum import StrEnum
+
+
+class StageKind(StrEnum):
+    """Kinds of stages, in the order in which an iteration runs them."""
+
+    PREPARE = "Prepare"
+    RESOLVE = "Resolve"
+    TRAIN_BASELINE = "TrainBaseline"
+    BUILD_EVALUATIONS = "BuildEvaluations"
+    SUPERVISED_FINE_TUNE = "SupervisedFineTune"
+    GENERATE_PROMPTS = "GeneratePrompts"
+    ROLLOUT = "Rollout"
+    BUILD_PREFERENCES = "BuildPreferences"
+    PREFERENCE_OPTIMIZE = "PreferenceOptimize"
+    EVALUATE = "Evaluate"
+    GATE = "Gate"
+
+
+TRAINING = frozenset({StageKind.TRAIN_BASELINE, StageKind.SUPERVISED_FINE_TUNE, StageKind.PREFERENCE_OPTIMIZE})
+"""Stages that run as a PyTorchJob and make a model."""
+
+SERVED = frozenset(
+    {StageKind.BUILD_EVALUATIONS, StageKind.GENERATE_PROMPTS, StageKind.ROLLOUT, StageKind.EVALUATE}
+)
+"""Stages that ask a vLLM server."""

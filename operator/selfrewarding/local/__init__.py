@@ -1,0 +1,1 @@
+"""The local backend: a cluster's objects as processes of this machine."""

@@ -1,0 +1,1 @@
+"""Kubernetes objects as dicts, built from typed values only."""

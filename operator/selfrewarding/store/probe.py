@@ -1,0 +1,46 @@
+"""Prove that a store can do everything a run needs, before a GPU is spent.
+
+Purpose: write, read, list, conditionally create and delete one small object.
+Must not: leave anything behind; know which adapter it has before it.
+Neighbours: both adapters' `check_writable`; the Prepare stage calls that.
+"""
+
+import contextlib
+import uuid
+
+from selfrewarding.store.errors import Corrupt, Misconfigured, NotFound, StoreError
+from selfrewarding.store.protocol import ArtifactStore
+
+
+def check_writable(store: ArtifactStore, *, advice: str) -> None:
+    """Raise the StoreError that says what is wrong. `advice` names the place for the message (no credentials)."""
+    prefix = f".srr-probe-{uuid.uuid4().hex}"
+    try:
+        _exercise(store, prefix)
+    except StoreError as error:
+        with contextlib.suppress(StoreError):
+            store.delete_prefix(prefix)
+        raise type(error)(f"the artifact store {store.uri} cannot be used: {error} {advice}") from None
+
+
+def _exercise(store: ArtifactStore, prefix: str) -> None:
+    key, data = f"{prefix}/probe", prefix.encode()
+    if not store.create(key, data):
+        raise Misconfigured("it says that a new, randomly named object exists already.")
+    if store.read(key) != data:
+        raise Corrupt("an object that was just written reads back differently.")
+    if store.create(key, b"a second writer"):
+        raise Misconfigured(
+            "it lets a second writer replace an object that was to be created only once (If-None-Match: * is "
+            "ignored), so results could be overwritten. Use a store with conditional writes: Amazon S3, "
+            "MinIO, versitygw, or a folder."
+        )
+    if store.read(key) != data:
+        raise Corrupt("a refused second writer changed the object nevertheless.")
+    if not any(entry.key == key for entry in store.list(prefix)):
+        raise NotFound("an object that was just written is not in the listing.")
+    store.delete_prefix(prefix)
+    if store.stat(key) is not None:
+        raise Misconfigured(
+            "a deleted object is still there (is the folder or bucket locked against deletion?)."
+        )
