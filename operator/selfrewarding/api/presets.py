@@ -73,9 +73,9 @@ def effective(spec: Mapping[str, Any], pinned: str | None = None) -> SelfRewardi
     """
     name = spec.get("preset")
     if name not in PRESETS:
-        return SelfRewardingRunSpec.model_validate(spec, strict=True)
+        return SelfRewardingRunSpec.model_validate(spec, strict=True, by_alias=True, by_name=False)
     _, _, version = (pinned or latest(name)).partition("/")
-    return SelfRewardingRunSpec.model_validate(_merged(PRESETS[name][int(version)], spec), strict=True)
+    return SelfRewardingRunSpec.model_validate(_merged(PRESETS[name][int(version)], spec), strict=True, by_alias=True, by_name=False)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,10 @@ class StageAttempts(ApiModel):
     started: str | None = None
     """When the stage was first started (RFC 3339); suspension is taken off."""
     last_failure: str | None = None
-    """Why the last attempt failed."""
+    """Why the last attempt failed, or what it waits for before it is tried again."""
+    failure: str | None = None
+    """Class of the last failure: BadConfiguration, BadData, OutOfMemory (these three end the run until its spec changes),
+    ParentMissing, Retry, Unknown or Infrastructure."""
     not_before: str | None = None
     """The next attempt waits until then (RFC 3339)."""
     progress: int = 0
@@ -199,6 +202,8 @@ class Progress(ApiModel):
     """Per second."""
     eta_seconds: float | None = None
     """Time left."""
+    updated: str | None = None
+    """When these numbers were written (RFC 3339); at most every 30 s."""
 
 
 class Pinned(ApiModel):
@@ -231,15 +236,20 @@ class SelfRewardingRunStatus(ApiModel):
     gpus: int | None = None
     """GPUs that its pods hold now."""
     gpu_seconds: float | None = None
-    """GPU-seconds used so far."""
+    """GPU-seconds used until `gpusSince`."""
+    gpus_since: str | None = None
+    """Since when `gpus` are counted but not yet in `gpuSeconds` (RFC 3339)."""
     handover_seconds: float | None = None
     """Time of the last hand-over of GPUs from one stage to the next."""
+    handover_since: str | None = None
+    """When the hand-over under way began (RFC 3339)."""
     models: list[ModelStatus] = []
     """Models so far."""
     results: dict[str, StageSummary] = {}
     """Summaries of the finished stages by stage key (first 16 hex digits); current keys only."""
     attempts: dict[str, StageAttempts] = {}
-    """Attempts of the unfinished stages by stage key (first 16 hex digits)."""
+    """Attempts of the unfinished stages by stage key (first 16 hex digits), and of the serving pools under way by
+    `<model key, first 16 hex digits>-<pool>`."""
     resolved: list[str] = []
     """Stage keys (first 16 hex digits) that Resolve has looked for in the store and not found."""
     pinned: Pinned | None = None

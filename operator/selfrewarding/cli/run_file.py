@@ -4,8 +4,11 @@ Purpose: the checks that need no cluster, store or model; used by every command 
 Must not: fill anything in silently. Neighbours: the types in `api/`, whose validators hold the rules themselves.
 """
 
+import dataclasses
 import difflib
 import re
+import sys
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from selfrewarding.api import labels
 from selfrewarding.api.presets import PRESETS, effective
@@ -23,7 +27,18 @@ MAX_BYTES = 1_500_000
 _MAX_NODES, _MAX_DEPTH = 50_000, 64
 _SHOWN = 80
 
-Path_ = tuple[str | int, ...]
+_KINDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid dictionary or instance of": "a block of fields:",
+    "a valid dictionary": "a block of fields",
+}
+
+Place = tuple[str | int, ...]
+"""Where a value stands: names and list indices from the top of the document."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ def read_run_files(path: str) -> list[RunFile]:
     problems: list[Problem] = []
     runs: list[RunFile] = []
     for node in documents:
-        lines: dict[Path_, int] = {}
+        lines: dict[Place, int] = {}
         try:
             raw = _plain(node, (), lines, path)
             runs.append(_run(path, raw, lines))
@@ -101,8 +116,6 @@ _Loader.add_implicit_resolver(
 
 
 def _read(path: str) -> str:
-    import sys
-
     try:
         content = sys.stdin.buffer.read(MAX_BYTES + 1) if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -142,7 +155,7 @@ def _documents(path: str, text: str) -> Iterator[yaml.Node]:
             loader.dispose()
 
 
-def _plain(node: yaml.Node, at: Path_, lines: dict[Path_, int], path: str) -> Any:
+def _plain(node: yaml.Node, at: Place, lines: dict[Place, int], path: str) -> Any:
     """A node as plain values; `lines` learns the line of every field. Refuses duplicate names, bombs and odd keys."""
     lines[at] = node.start_mark.line + 1
 
@@ -176,7 +189,7 @@ def _plain(node: yaml.Node, at: Path_, lines: dict[Path_, int], path: str) -> An
     return str(node.value)
 
 
-def _run(path: str, raw: Any, lines: Mapping[Path_, int]) -> RunFile:
+def _run(path: str, raw: Any, lines: Mapping[Place, int]) -> RunFile:
     if not isinstance(raw, dict):
         raise InvalidRunFile([Problem(path, lines.get((), None), "", _shown(raw), f"expected a {labels.KIND} object")])
     problems: list[Problem] = []
@@ -197,7 +210,7 @@ def _run(path: str, raw: Any, lines: Mapping[Path_, int]) -> RunFile:
 
 
 def _checked(
-    path: str, lines: Mapping[Path_, int], name: str, raw: Mapping[str, Any], problems: list[Problem]
+    path: str, lines: Mapping[Place, int], name: str, raw: Mapping[str, Any], problems: list[Problem]
 ) -> BaseModel | None:
     block = raw.get(name)
     if not isinstance(block, dict):
@@ -210,15 +223,29 @@ def _checked(
             return ObjectMeta.model_validate(block)
         return effective(block)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            problems.append(_problem(path, lines, name, detail, model))
+        found = [_problem(path, lines, name, detail, model) for detail in error.errors(include_url=False)]
+        problems += _joined(found)
         return None
 
 
+def _joined(problems: Sequence[Problem]) -> list[Problem]:
+    """The branches of a union complain each for itself: one problem a field, joined by «or»."""
+    joined: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        place = (problem.field, problem.found)
+        before = joined.get(place)
+        if before is None or not problem.found:
+            joined[place if problem.found else (problem.field, problem.expected)] = problem
+            continue
+        expected = f"{before.expected} or {problem.expected.removeprefix('expected ')}"
+        joined[place] = dataclasses.replace(before, expected=expected)
+    return list(joined.values())
+
+
 def _problem(
-    path: str, lines: Mapping[Path_, int], block: str, detail: Mapping[str, Any], model: type[BaseModel]
+    path: str, lines: Mapping[Place, int], block: str, detail: Mapping[str, Any], model: type[BaseModel]
 ) -> Problem:
-    at: Path_ = (block, *_location(model, detail["loc"]))
+    at: Place = (block, *_location(model, detail["loc"]))
     line = _line(lines, at)
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -235,11 +262,13 @@ def _problem(
         return Problem(path, line, dotted(at), _shown(value), expected + (f"; did you mean {near}?" if near else ""))
     if kind == "string_pattern_mismatch":
         return Problem(path, line, dotted(at), _shown(value), f"expected a text like {_likeness(context['pattern'])}")
-    message = detail["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
+    message = detail["msg"].replace("Input should be", "expected")
+    for theirs, ours in _KINDS.items():
+        message = message.replace(theirs, ours)
     return Problem(path, line, dotted(at), _shown(value), message)
 
 
-def _unknown(path: str, lines: Mapping[Path_, int], at: Path_, names: Sequence[str]) -> Problem:
+def _unknown(path: str, lines: Mapping[Place, int], at: Place, names: Sequence[str]) -> Problem:
     near = _nearest(str(at[-1]), names)
     expected = f"did you mean {near}?" if near else f"this block knows {', '.join(sorted(names))}"
     return Problem(path, _line(lines, at), dotted(at), "an unknown field", expected)
@@ -261,37 +290,39 @@ def _names(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _field_model(model: type[BaseModel], alias: str) -> type[BaseModel] | None:
-    import typing
+def _field(model: type[BaseModel], alias: str) -> FieldInfo | None:
+    return next((field for name, field in model.model_fields.items() if alias in (name, field.alias)), None)
 
-    for name, field in model.model_fields.items():
-        if alias in (name, field.alias):
-            candidates = [field.annotation, *typing.get_args(field.annotation)]
-            for candidate in candidates:
-                if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                    return candidate
+
+def _field_model(model: type[BaseModel], alias: str) -> type[BaseModel] | None:
+    """The block that a field holds, alone or in a list."""
+    field = _field(model, alias)
+    waiting: list[Any] = [field.annotation] if field else []
+    while waiting:
+        candidate = waiting.pop()
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+        waiting += typing.get_args(candidate)
     return None
 
 
-def _location(model: type[BaseModel], loc: Sequence[str | int]) -> Path_:
+def _location(model: type[BaseModel], loc: Sequence[str | int]) -> Place:
     """pydantic's place without the names of a union's branches, which are no fields."""
     result: list[str | int] = []
     current: type[BaseModel] | None = model
+    free = False  # inside a field whose names are the user's own
     for part in loc:
-        if isinstance(part, int) or current is None:
+        if isinstance(part, int) or free:
             result.append(part)
-            continue
-        known = {field.alias or name for name, field in current.model_fields.items()}
-        inner = _field_model(current, part)
-        if part in known:
+        elif current is not None:
+            field = _field(current, part)
             result.append(part)
-            current = inner
-        elif part == loc[-1] and not re.search(r"[\[\(\-]", part):
-            result.append(part)
+            free = field is not None and "dict[" in str(field.annotation)
+            current = _field_model(current, part)
     return tuple(result)
 
 
-def _line(lines: Mapping[Path_, int], at: Path_) -> int | None:
+def _line(lines: Mapping[Place, int], at: Place) -> int | None:
     """The line of a field, or of the nearest block around it."""
     for length in range(len(at), -1, -1):
         if at[:length] in lines:
@@ -299,7 +330,7 @@ def _line(lines: Mapping[Path_, int], at: Path_) -> int | None:
     return None
 
 
-def dotted(at: Path_) -> str:
+def dotted(at: Place) -> str:
     """A place as people write it: spec.dpo.loss[1]."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)
     return text.removeprefix(".")

@@ -203,6 +203,6 @@ class ServeConfig(ApiModel):
     contract: int
     run: RunRef
     store: str
-    prepare: StageRef
-    """Its tokenizer, with the chat template of the run, replaces the model's own (roles policy; fixed models keep theirs)."""
+    prepare: StageRef | None = None
+    """Its tokenizer, with the chat template of the run, replaces the model's own. Absent for fixed models: they keep theirs."""
     model: ModelRef

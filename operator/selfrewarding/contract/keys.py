@@ -1,7 +1,7 @@
 """Stage keys: what a stage's result depends on, as one digest.
 
-A key covers the stage's kind, its iteration, the contract version, the parameters that it reads, the digests of the seed
-data and of M0 that it reads, its parents' keys and the number of roll-backs before it. How a stage is run (replicas,
+A key covers the stage's kind, its iteration, the contract version, the run's seed, the parameters that it reads, the digests
+of the seed data and of M0 that it reads, its parents' keys and the number of roll-backs before it. How a stage is run (replicas,
 images, resources) is not in it. Two runs with equal keys share the result.
 """
 
@@ -36,6 +36,7 @@ def stage_key(
     kind: StageKind,
     iteration: int,
     contract: int,
+    seed: int,
     parameters: BaseModel,
     data: Mapping[str, str],
     parents: Mapping[str, str],
@@ -43,7 +44,8 @@ def stage_key(
 ) -> str:
     """The key of a stage, 64 hex digits.
 
-    `data` maps the seed sets that the stage reads ("instructions", "ranked", "heldOut", "evaluations", "model") to their
+    `seed` is the run's: every random choice of the stage comes from it, so runs with other seeds share nothing. `data` maps
+    the seed sets that the stage reads ("instructions", "ranked", "heldOut", "evaluations", "model") to their
     digests; `parents` maps the roles of the stages that it reads to their keys.
     """
     return digest(
@@ -51,6 +53,7 @@ def stage_key(
             "kind": kind,
             "iteration": iteration,
             "contract": contract,
+            "seed": seed,
             "parameters": parameters.model_dump(mode="json", by_alias=True, exclude_none=True),
             "data": dict(data),
             "parents": dict(parents),
@@ -62,3 +65,8 @@ def stage_key(
 def short(key: str) -> str:
     """The key as it stands in labels, names and status."""
     return key[:SHORT]
+
+
+def artifact_label(store: str, key: str) -> str:
+    """Value of the label ARTIFACT: equal for two runs exactly if they compute the same result in the same store."""
+    return short(digest({"artifacts": store, "key": key}))

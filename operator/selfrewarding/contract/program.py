@@ -14,15 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from selfrewarding.contract import CONTRACT_VERSION, environment
-from selfrewarding.contract.config import StageConfig
+from selfrewarding.contract.config import ServeConfig, StageConfig
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.result import StageResult, TerminationMessage, summary_message, summary_of
 
 PROGRESS_PREFIX = "SRR-PROGRESS "
+
+Document = TypeVar("Document", StageConfig, ServeConfig)
 
 
 class ExitCode(IntEnum):
@@ -105,6 +108,15 @@ def surroundings() -> Surroundings:
 
 def read_config() -> StageConfig:
     """The StageConfig of this pod. Raises BadConfiguration."""
+    return _read(StageConfig)
+
+
+def read_serve_config() -> ServeConfig:
+    """The ServeConfig of this serving pod. Raises BadConfiguration."""
+    return _read(ServeConfig)
+
+
+def _read(document: type[Document]) -> Document:
     path = os.environ.get(environment.CONFIG, "")
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -118,7 +130,7 @@ def read_config() -> StageConfig:
                 "image of the operator's release"
             )
     try:
-        return StageConfig.model_validate_json(text)
+        return document.model_validate_json(text)
     except ValidationError as error:
         raise BadConfiguration(f"{path}: {error}") from error
 
@@ -133,9 +145,17 @@ def run_stage(
     `main` returns the result that is in the store now (rank 0), or None where another pod or rank tells it. `translate`
     turns errors of the store and of data into stage failures (`store.failures.stage_failure`); None: not one of these.
     """
+    return run_program(lambda: main(read_config(), surroundings()), translate=translate)
+
+
+def run_program(
+    body: Callable[[], StageResult | TerminationMessage | None],
+    *,
+    translate: Callable[[Exception], StageFailure | None],
+) -> int:
+    """As `run_stage`, for a program that reads its own configuration (a serving pod's init container)."""
     try:
-        config, here = read_config(), surroundings()
-        outcome = main(config, here)
+        outcome = body()
     except Exception as error:  # noqa: BLE001 - the last frame: everything is told, the unknown with its traceback
         failure = error if isinstance(error, StageFailure) else translate(error)
         if failure is None:
@@ -155,7 +175,9 @@ def run_stage(
     return ExitCode.DONE
 
 
-def report_progress(*, done: int, total: int, rate: float | None = None, unit: str = "rows", tokens: int = 0) -> None:
+def report_progress(
+    *, done: int, total: int, rate: float | None = None, unit: str = "rows", tokens: int = 0
+) -> None:
     """Print a progress line; the last one in the log's tail is what status shows (rate is per second)."""
     eta = (total - done) / rate if rate else None
     line = {"done": done, "total": total, "rate": rate, "etaSeconds": eta, "unit": unit, "tokens": tokens}

@@ -70,9 +70,12 @@ class ChatEncoder:
         if tokenizer.chat_template is None:
             tokenizer.chat_template = DEFAULT_TEMPLATE
         self._control = {
-            token_id: str(getattr(token, "content", token)) for token_id, token in tokenizer.added_tokens_decoder.items()
+            token_id: str(getattr(token, "content", token))
+            for token_id, token in tokenizer.added_tokens_decoder.items()
         }
-        spelled = sorted((re.escape(text) for text in set(self._control.values()) if len(text) > 1), key=len, reverse=True)
+        spelled = sorted(
+            (re.escape(text) for text in set(self._control.values()) if len(text) > 1), key=len, reverse=True
+        )
         self._spelled = re.compile("|".join(spelled)) if spelled else None
         self._end_of_turn = self._find_end_of_turn()
 
@@ -107,7 +110,9 @@ class ChatEncoder:
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("the last message of an example must be the assistant's")
         prompt = self.prompt(messages[:-1])
-        return Example(input_ids=[*prompt, *self.completion(messages[-1]["content"])], prompt_length=len(prompt))
+        return Example(
+            input_ids=[*prompt, *self.completion(messages[-1]["content"])], prompt_length=len(prompt)
+        )
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -118,13 +123,19 @@ class ChatEncoder:
             return [text]
         cuts = [match.start() + 1 for match in self._spelled.finditer(text)]
         pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        return [part for piece in pieces for part in (self._cut(piece) if self._spelled.search(piece) else [piece])]
+        return [
+            part
+            for piece in pieces
+            for part in (self._cut(piece) if self._spelled.search(piece) else [piece])
+        ]
 
     def _render(self, messages: Sequence[Message], *, generate: bool) -> list[int]:
         """The template is rendered around marks, then each mark is replaced by the ids of its message's text."""
         marked = [{**message, "content": f"\ue000{index}\ue001"} for index, message in enumerate(messages)]
         try:
-            rendered = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=generate)
+            rendered = self._tokenizer.apply_chat_template(
+                marked, tokenize=False, add_generation_prompt=generate
+            )
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ChatTemplateError(f"the chat template fails on the roles {roles}: {error}") from error

@@ -18,16 +18,16 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any, Literal, get_args
 
+from selfrewarding.data.jsonl import Row
 from selfrewarding.data.judge_prompt import JudgePrompt
 from selfrewarding.data.judgements import parse_judgement
-from selfrewarding.data.jsonl import Row
 from selfrewarding.data.rows import (
     Fields,
+    Identifiers,
     JsonNumber,
     Message,
     PromptFields,
     content_key,
-    identifier,
     parse_prompt,
     parse_row,
 )
@@ -57,6 +57,7 @@ class RankedJudgedResponse:
 
     @property
     def mean(self) -> Fraction | None:
+        """Exact mean of the valid judgements; None if there is none."""
         return mean(judgement.score for judgement in self.judgements)
 
 
@@ -64,7 +65,7 @@ class RankedJudgedResponse:
 class RankedJudgedPrompt:
     """A prompt with ranked and judged answers."""
 
-    id: str
+    id: str | int
     prompt: tuple[Message, ...]
     responses: tuple[RankedJudgedResponse, ...]
 
@@ -102,7 +103,7 @@ class EvaluationSettings:
 class EvaluationExample:
     """One EFT row: the judge's turn, and the judgement it is to learn."""
 
-    prompt_id: str
+    prompt_id: str | int
     response_index: int
     judgement_index: int
     judge_turn: str
@@ -111,6 +112,7 @@ class EvaluationExample:
 
     @property
     def key(self) -> str:
+        """The row's stable key."""
         return content_key([self.judge_turn, self.judgement])
 
     def as_row(self) -> dict[str, Any]:
@@ -148,6 +150,7 @@ class EvaluationReport:
 
     @property
     def agreement_rate(self) -> Fraction | None:
+        """Prompts kept, as a share of those that the judge could agree or disagree on."""
         comparable = sum(self.dispositions[name] for name in ("agrees", "disagrees", "only_score_ties"))
         return Fraction(self.dispositions["agrees"], comparable) if comparable else None
 
@@ -280,9 +283,7 @@ def thin_out(
         for example in sorted(common, key=lambda item: content_key([settings.seed, item.key]))[:allowed]
     }
     kept = [
-        example
-        for example in examples
-        if _bin(example.score, settings) != score or id(example) in staying
+        example for example in examples if _bin(example.score, settings) != score or id(example) in staying
     ]
     return kept, score
 
@@ -320,23 +321,18 @@ def read_ranked_judged_prompts(
     Raises:
         DataError: a field is missing or wrong, a score is outside the scale, or an id stands twice.
     """
-    seen: dict[str, int] = {}
+    ids = Identifiers()
     for row in rows:
         fields = parse_row(row, _RankedJudgedFields)
-        name = identifier(row, fields.id)
-        if name in seen:
-            raise row.error(
-                field="id",
-                found=f'"{name}" again (first on line {seen[name]})',
-                expected="each id once",
-                remedy="Delete one of the rows, or merge their responses.",
-            )
-        seen[name] = row.line
+        ids.claim(row, fields.id)
         responses = []
         for index, response in enumerate(fields.responses):
             judgements = []
             for position, judgement in enumerate(response.judgements):
-                if judgement.score is not None and not settings.minimum <= judgement.score <= settings.maximum:
+                if (
+                    judgement.score is not None
+                    and not settings.minimum <= judgement.score <= settings.maximum
+                ):
                     raise row.error(
                         field=f"responses[{index}].judgements[{position}].score",
                         found=str(judgement.score),
@@ -344,7 +340,9 @@ def read_ranked_judged_prompts(
                         remedy="Write null for an invalid judgement, or set --min and --max to the judge's scale.",
                     )
                 judgements.append(
-                    RankedJudgement(judgement.text, None if judgement.score is None else exact(judgement.score))
+                    RankedJudgement(
+                        judgement.text, None if judgement.score is None else exact(judgement.score)
+                    )
                 )
             responses.append(RankedJudgedResponse(response.text, response.human_rank, tuple(judgements)))
-        yield RankedJudgedPrompt(name, parse_prompt(row, fields.prompt), tuple(responses))
+        yield RankedJudgedPrompt(fields.id, parse_prompt(row, fields.prompt), tuple(responses))

@@ -21,12 +21,14 @@ Style = Literal["continuation", "request"]
 _HEADS: dict[Language, str] = {
     "English": "A collection of tasks that people ask an assistant to do. Every task stands on its own and differs "
     "from the others in topic and kind.",
-    "Korean": "사람들이 어시스턴트에게 부탁하는 여러 가지 과제의 목록입니다. 각 과제는 그 자체로 완전하며, 주제와 종류가 서로 다릅니다.",
+    "Korean": "사람들이 어시스턴트에게 부탁하는 여러 가지 과제의 목록입니다. "
+    "각 과제는 그 자체로 완전하며, 주제와 종류가 서로 다릅니다.",
 }
 _REQUESTS: dict[Language, str] = {
     "English": "Continue the list with {wanted} new tasks, numbered from {first} to {last}. Write only the tasks, "
     "never their answers.",
-    "Korean": "{first}번부터 {last}번까지 번호를 붙여 새로운 과제 {wanted}개로 목록을 이어 쓰십시오. 과제만 쓰고 답은 쓰지 마십시오.",
+    "Korean": "{first}번부터 {last}번까지 번호를 붙여 새로운 과제 {wanted}개로 목록을 이어 쓰십시오. "
+    "과제만 쓰고 답은 쓰지 마십시오.",
 }
 
 
@@ -154,28 +156,30 @@ def parse_continuation(
     for line in text.splitlines():
         numbered = _NUMBERED.fullmatch(line)
         number = int(numbered[1]) if numbered else None
-        if _SEPARATOR.fullmatch(line) or _ANSWERS.match(line):
-            stopped = any(items)
-            if stopped:
-                break
-            continue
         if numbered and number is not None and expected <= number <= expected + _LARGEST_GAP:
             items.append([numbered[2]])
             expected = number + 1
             item_ended = False
-        elif style == "continuation" and number == first_number and not any(map(any, items)):
-            items[0] = [numbered[2]] if numbered else []  # the model repeats the number that the prompt ends in
-        elif number is not None and any(items) and (number == first_number or (after_blank and number == 1)):
-            stopped = True
-            break
+        elif numbered and style == "continuation" and number == first_number and not any(map(any, items)):
+            items[0] = [numbered[2]]  # the model repeats the number that the prompt ends in
+        elif _begins_answers(line) or number == first_number or (after_blank and number == 1):
+            stopped = any(map(any, items))
+            if stopped:
+                break
         elif not line.strip():
             item_ended = item_ended or bool(items and any(items[-1]) and not _announces_more(items[-1]))
+            if items and not item_ended:
+                items[-1].append("")
         elif items and not item_ended:
             items[-1].append(line)
         after_blank = not line.strip()
     complete = items[:-1] if finish_reason in CUT_FINISH_REASONS and not stopped else items
     prompts = [cleaned for item in complete if (cleaned := _clean("\n".join(item)))]
     return prompts if max_items is None else prompts[:max_items]
+
+
+def _begins_answers(line: str) -> bool:
+    return _SEPARATOR.fullmatch(line) is not None or _ANSWERS.match(line) is not None
 
 
 def _announces_more(lines: Sequence[str]) -> bool:

@@ -56,7 +56,7 @@ def read_rows(source: str | Path, *, max_row_bytes: int = MAX_ROW_BYTES) -> Iter
         yield from read_stream(sys.stdin.buffer, name, max_row_bytes=max_row_bytes)
         return
     try:
-        with open(name, "rb") as stream:
+        with Path(name).open("rb") as stream:
             yield from read_stream(stream, name, max_row_bytes=max_row_bytes)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise DataError(
@@ -73,7 +73,7 @@ def read_stream(stream: BinaryIO, name: str, *, max_row_bytes: int = MAX_ROW_BYT
     Raises:
         DataError: see :func:`read_rows`.
     """
-    buffered = cast(io.BufferedReader, stream if hasattr(stream, "peek") else io.BufferedReader(stream))  # type: ignore[arg-type]
+    buffered = cast(io.BufferedReader, stream if hasattr(stream, "peek") else io.BufferedReader(stream))
     lines: BinaryIO = buffered
     if buffered.peek(2)[:2] == _GZIP_MAGIC:
         lines = cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
@@ -90,7 +90,7 @@ def read_stream(stream: BinaryIO, name: str, *, max_row_bytes: int = MAX_ROW_BYT
             blank_line = blank_line or number
             continue
         if blank_line is not None:
-            # Blank lines at the end are how editors close a file; in the middle a row was lost or two files were joined.
+            # Blank lines at the end are how editors close a file; in the middle a row was lost or files were joined.
             raise DataError(
                 file=name,
                 line=blank_line,
@@ -118,7 +118,7 @@ def _read_line(stream: BinaryIO, name: str, number: int, limit: int) -> bytes:
             line=number,
             found=f"a row of more than {limit} bytes",
             expected=f"at most {limit} bytes a row",
-            remedy="Check that the file has one JSON object on each line (it may be one big JSON array), or split the row.",
+            remedy="Check that each line is one JSON object (the file may be one big JSON array), or split the row.",
         )
     return raw
 
@@ -204,6 +204,30 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def read_text(path: Path) -> str:
+    """A whole text file in UTF-8.
+
+    Raises:
+        DataError: the file is missing, unreadable, not UTF-8, or larger than a row may be.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_ROW_BYTES + 1)
+        if len(raw) <= MAX_ROW_BYTES:
+            return raw.decode("utf-8-sig")
+        found = f"more than {MAX_ROW_BYTES} bytes"
+    except UnicodeDecodeError as error:
+        found = f"a byte that is not UTF-8 (0x{raw[error.start]:02x} at byte {error.start + 1})"
+    except (OSError, ValueError) as error:
+        found = _reason(error)
+    raise DataError(
+        file=ascii_safe(str(path)),
+        found=found,
+        expected="a readable text file in UTF-8",
+        remedy="Check the path, its permissions and its encoding.",
+    )
+
+
 def write_rows(target: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write objects as JSON lines (UTF-8, not escaped) and return how many.
 
@@ -211,60 +235,70 @@ def write_rows(target: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     ends in `.gz` is compressed. With `-` rows go to standard output as they come.
 
     Raises:
-        DataError: the target cannot be written (no such folder, no permission, disk full).
-        DataError: whatever the iterable itself raises passes through, and no file is left.
+        DataError: the target cannot be written (no such folder, no permission, disk full). What the iterable itself
+            raises passes through, and no file is left.
     """
-    name = str(target)
+    return _write(str(target), (encode_row(row) for row in rows))
+
+
+def write_document(target: str | Path, document: dict[str, Any]) -> None:
+    """Write one JSON object, indented for reading; otherwise as :func:`write_rows`."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    _write(str(target), [text.encode("utf-8")])
+
+
+def encode_row(row: dict[str, Any]) -> bytes:
+    """One row as it stands in a file: JSON on one line, UTF-8, ending in a newline."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+
+
+def _write(name: str, parts: Iterable[bytes]) -> int:
     if name == STANDARD_STREAM:
-        return _write_standard_output(rows)
-    path = Path(name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        return _write_standard_output(parts)
     try:
-        # Plain open, not tempfile: the mode must follow the user's umask, so that another user's pod can read it.
-        with open(temporary, "xb") as raw:
-            count = _write_binary(raw, rows, compressed=name.endswith(".gz"))
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(temporary, path)
+        with _whole_file(Path(name)) as raw:
+            if not name.endswith(".gz"):
+                return _dump(raw, parts)
+            # mtime=0: the same rows give the same bytes, so digests of outputs can be compared.
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as stream:
+                return _dump(cast(BinaryIO, stream), parts)
     except (OSError, ValueError) as error:
-        _remove(temporary)
         raise DataError(
             file=ascii_safe(name),
             found=_reason(error),
             expected="a place that can be written",
             remedy="Check that the folder exists, that you may write there, and that the disk is not full.",
         ) from None
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        # Plain open, not tempfile: the mode must follow the user's umask, so that another user's pod can read it.
+        with temporary.open("xb") as raw:
+            yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(path)
     except BaseException:
-        _remove(temporary)
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
         raise
-    return count
 
 
-def _write_binary(raw: BinaryIO, rows: Iterable[dict[str, Any]], *, compressed: bool) -> int:
-    if not compressed:
-        return _dump(raw, rows)
-    # mtime=0: the same rows give the same bytes, so digests of outputs can be compared.
-    with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as stream:
-        return _dump(cast(BinaryIO, stream), rows)
-
-
-def _dump(stream: BinaryIO, rows: Iterable[dict[str, Any]]) -> int:
+def _dump(stream: BinaryIO, parts: Iterable[bytes]) -> int:
     count = 0
-    for row in rows:
-        stream.write(encode_row(row))
+    for part in parts:
+        stream.write(part)
         count += 1
     return count
 
 
-def encode_row(row: dict[str, Any]) -> bytes:
-    """One row as it stands in a file: compact JSON, UTF-8, ending in a newline."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-
-
-def _write_standard_output(rows: Iterable[dict[str, Any]]) -> int:
+def _write_standard_output(parts: Iterable[bytes]) -> int:
     stream = sys.stdout.buffer
     try:
-        count = _dump(stream, rows)
+        count = _dump(stream, parts)
         stream.flush()
     except BrokenPipeError:
         # The reader (`head`, a closed pager) has what it wants. Python would complain again when it closes stdout.
@@ -278,11 +312,6 @@ def _write_standard_output(rows: Iterable[dict[str, Any]]) -> int:
             remedy="Check where the output is redirected to.",
         ) from None
     return count
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        path.unlink(missing_ok=True)
 
 
 def _reason(error: BaseException) -> str:

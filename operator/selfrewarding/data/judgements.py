@@ -12,9 +12,9 @@ direction marks are dropped, spaces are collapsed. Then, without regard to case:
     number      = digits, no leading zero, "-" allowed;  with decimals=True also "." and at most six digits
     maximum     = a number equal to the highest score of the scale
 
-Emphasis marks (`*`, `_`, a back-tick) and spaces may stand between any two of these, and nothing else may stand on the
-line: not "Score: 4 because …", not "4 out of 5", not "I would say Score: 4". The **last well-formed line with a score in
-range wins**. If there is none the reason is
+Emphasis marks (`*`, `_`, a back-tick) and spaces may stand between any two of these, and nothing else may stand on
+the line: not "Score: 4 because …", not "4 out of 5", not "I would say Score: 4". The **last well-formed line with a
+score in range wins**. If there is none the reason is
 
 * `truncated`: the generation was cut (`finish_reason` `length` or `abort`), so the score may have been still to come;
 * `out_of_range`: the last line that begins like a score line holds a number outside the scale ("Score: 10");

@@ -1,8 +1,8 @@
-"""How well a judge agrees with people, and win rates of head-to-head comparisons.
+"""How well a judge agrees with people who ranked the same answers.
 
-The five numbers of arXiv 2401.10020 section 2.4 (table 4), each with a bootstrap interval over prompts. The paper does
-not say how ties count; what is done here is written into the result under `conventions`. A number that is not defined is
-null with a reason beside it, never NaN.
+The five numbers of arXiv 2401.10020 (table 4), each with a bootstrap interval over prompts. The paper does not say how
+ties count; what is done here is written into the result under `conventions`. A number that is not defined is null with
+a reason beside it, never NaN.
 """
 
 from __future__ import annotations
@@ -20,8 +20,20 @@ import numpy.typing as npt
 from scipy.stats import kendalltau, spearmanr
 
 from selfrewarding.data.jsonl import Row
-from selfrewarding.data.rows import Fields, JsonNumber, identifier, parse_row
+from selfrewarding.data.rows import Fields, Identifiers, JsonNumber, parse_row
 from selfrewarding.data.scores import exact
+
+_METRICS: dict[str, tuple[float, str]] = {
+    "pairwise_accuracy": (100, "no pair of different human ranks"),
+    "pairwise_accuracy_without_ties": (100, "no pair with different scores"),
+    "five_best": (100, "no answer has the highest score"),
+    "exact_match": (100, "no prompt"),
+    "spearman": (1, "no prompt with different scores"),
+    "kendall_tau": (1, "no prompt with different scores"),
+}
+"""Each metric's scale and why it may be undefined."""
+
+_GATHERED = 500_000  # rows of one bootstrap step: bounds its memory to some 50 MB
 
 CONVENTIONS = {
     "rank": "lower is better; answers that people ranked equal are not compared with each other",
@@ -32,8 +44,8 @@ CONVENTIONS = {
     "beats in human rank",
     "exact_match": "percent of prompts whose whole human order is reproduced: every pair with different ranks strictly "
     "so; a prompt with an unjudged answer does not match",
-    "spearman": "mean over prompts of Spearman's rho between score and human order, ties by average rank; prompts whose "
-    "scores or ranks are all equal have none and are left out",
+    "spearman": "mean over prompts of Spearman's rho between score and human order, ties by average rank; "
+    "prompts whose scores or ranks are all equal have none and are left out",
     "kendall_tau": "mean over prompts of Kendall's tau-b, prompts left out as for spearman",
     "unjudged": "an answer with score null takes part in nothing but exact_match",
     "prompts": "a prompt counts if at least two judged answers have different human ranks",
@@ -45,7 +57,7 @@ CONVENTIONS = {
 class ScoredPrompt:
     """A prompt's answers as (score, human rank); the score is None if no judgement was valid."""
 
-    id: str
+    id: str | int
     responses: tuple[tuple[Fraction | None, int], ...]
 
 
@@ -72,32 +84,23 @@ def judge_metrics(
         resamples: of the bootstrap; 0 gives no intervals.
         seed: of the bootstrap; equal seeds give equal intervals.
     """
-    counts = [
-        counted for prompt in prompts if (counted := _count(prompt, maximum)) is not None
-    ]
-    ratios = {
-        "pairwise_accuracy": _ratio(counts, "no pair", lambda c: _half_ties(c), 100),
-        "pairwise_accuracy_without_ties": _ratio(
-            counts,
-            "no pair with different scores",
-            lambda c: (c.concordant, c.concordant + c.discordant),
-            100,
-        ),
-        "five_best": _ratio(
-            counts, f"no answer has the score {maximum}", lambda c: (c.top_best, c.top), 100
-        ),
-        "exact_match": _ratio(counts, "no prompt", lambda c: (c.exact, 1), 100),
-        "spearman": _ratio(counts, "no prompt with different scores", lambda c: _defined(c.spearman), 1),
-        "kendall_tau": _ratio(counts, "no prompt with different scores", lambda c: _defined(c.kendall), 1),
-    }
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(0, len(counts), size=(resamples, len(counts))) if counts and resamples else None
-    result: dict[str, Any] = {name: ratio.value() for name, ratio in ratios.items()}
-    reasons = {name: ratio.reason for name, ratio in ratios.items() if result[name] is None}
-    if not counts:
-        reasons = dict.fromkeys(ratios, "no prompt with two judged answers of different human ranks")
+    counts = [counted for prompt in prompts if (counted := _count(prompt, maximum)) is not None]
+    # Every metric is a ratio of two sums over prompts, which makes its bootstrap a matter of array sums.
+    numerators = np.array([_numerators(count) for count in counts], dtype=np.float64).reshape(
+        -1, len(_METRICS)
+    )
+    denominators = np.array([_denominators(count) for count in counts], dtype=np.float64).reshape(
+        -1, len(_METRICS)
+    )
+    totals, bases = numerators.sum(axis=0), denominators.sum(axis=0)
+    result: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for column, (name, (scale, reason)) in enumerate(_METRICS.items()):
+        result[name] = scale * float(totals[column]) / float(bases[column]) if bases[column] else None
+        if result[name] is None:
+            reasons[name] = reason if counts else "no prompt with two judged answers of different human ranks"
     result["undefined"] = reasons
-    result["intervals"] = {name: ratio.interval(picks) for name, ratio in ratios.items()}
+    result["intervals"] = _intervals(numerators, denominators, resamples, seed)
     result["counts"] = {
         "prompts": len(prompts),
         "prompts_counted": len(counts),
@@ -155,70 +158,51 @@ def _correlation(function: Any, scores: Sequence[int], goodness: Sequence[int]) 
     return value if math.isfinite(value) else None
 
 
-def _half_ties(count: _PromptCounts) -> tuple[float, float]:
-    return count.concordant + count.tied / 2, count.concordant + count.discordant + count.tied
+def _numerators(count: _PromptCounts) -> list[float]:
+    return [
+        count.concordant + count.tied / 2,
+        count.concordant,
+        count.top_best,
+        count.exact,
+        count.spearman or 0.0,
+        count.kendall or 0.0,
+    ]
 
 
-def _defined(value: float | None) -> tuple[float, float]:
-    return (0.0, 0.0) if value is None else (value, 1.0)
+def _denominators(count: _PromptCounts) -> list[float]:
+    return [
+        count.concordant + count.discordant + count.tied,
+        count.concordant + count.discordant,
+        count.top,
+        1,
+        count.spearman is not None,
+        count.kendall is not None,
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Ratio:
-    """A metric as a ratio of sums over prompts, which is what makes its bootstrap one matrix operation."""
-
-    numerators: npt.NDArray[np.float64]
-    denominators: npt.NDArray[np.float64]
-    scale: float
-    reason: str
-
-    def value(self) -> float | None:
-        total = float(self.denominators.sum())
-        return self.scale * float(self.numerators.sum()) / total if total else None
-
-    def interval(self, picks: npt.NDArray[np.int64] | None) -> list[float] | None:
-        if picks is None or not self.denominators.sum():
-            return None
-        numerators = self.numerators[picks].sum(axis=1)
-        denominators = self.denominators[picks].sum(axis=1)
-        defined = denominators > 0
-        low, high = np.percentile(self.scale * numerators[defined] / denominators[defined], [2.5, 97.5])
-        return [float(low), float(high)]
-
-
-def _ratio(counts: Sequence[_PromptCounts], reason: str, parts: Any, scale: float) -> _Ratio:
-    sums = np.array([parts(count) for count in counts], dtype=np.float64).reshape(-1, 2)
-    return _Ratio(sums[:, 0], sums[:, 1], scale, reason)
-
-
-WIN_RATE_CONVENTIONS = {
-    "preference": "1: the reference wins, 2: the model wins, 1.5: a tie; values between are degrees of preference",
-    "win_rate": "100 x the mean of (preference - 1), so a tie counts one half (AlpacaEval)",
-    "standard_error": "100 x the sample standard deviation / sqrt(n); null for n < 2",
-    "unjudged": "rows with preference null are counted and take no part",
-}
-
-
-def win_rate(preferences: Sequence[float | None]) -> dict[str, Any]:
-    """Win rate of a model against a reference, in percent, from preferences between 1 and 2."""
-    values = [preference - 1 for preference in preferences if preference is not None]
-    count = len(values)
-    average = math.fsum(values) / count if count else None
-    error = None
-    if average is not None and count > 1:
-        variance = math.fsum((value - average) ** 2 for value in values) / (count - 1)
-        error = 100 * math.sqrt(variance / count)
-    return {
-        "win_rate": None if average is None else 100 * average,
-        "standard_error": error,
-        "n": count,
-        "wins": sum(value > 0.5 for value in values),
-        "ties": sum(value == 0.5 for value in values),
-        "losses": sum(value < 0.5 for value in values),
-        "unjudged": len(preferences) - count,
-        "undefined": {} if count else {"win_rate": "no row with a preference"},
-        "conventions": WIN_RATE_CONVENTIONS,
-    }
+def _intervals(
+    numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], resamples: int, seed: int
+) -> dict[str, list[float] | None]:
+    prompts = len(numerators)
+    if not prompts or not resamples:
+        return dict.fromkeys(_METRICS)
+    generator = np.random.default_rng(seed)
+    drawn_numerators, drawn_denominators = [], []
+    chunk = max(1, _GATHERED // prompts)
+    for start in range(0, resamples, chunk):
+        picks = generator.integers(0, prompts, size=(min(chunk, resamples - start), prompts))
+        drawn_numerators.append(numerators[picks].sum(axis=1))
+        drawn_denominators.append(denominators[picks].sum(axis=1))
+    sums, bases = np.concatenate(drawn_numerators), np.concatenate(drawn_denominators)
+    intervals: dict[str, list[float] | None] = {}
+    for column, (name, (scale, _)) in enumerate(_METRICS.items()):
+        defined = bases[:, column] > 0
+        if not defined.any():
+            intervals[name] = None
+            continue
+        values = scale * sums[defined, column] / bases[defined, column]
+        intervals[name] = [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
+    return intervals
 
 
 class _ScoredResponseFields(Fields):
@@ -231,50 +215,20 @@ class _ScoredFields(Fields):
     responses: list[_ScoredResponseFields]
 
 
-class _PreferenceFields(Fields):
-    preference: JsonNumber | None
-
-
 def read_scored_prompts(rows: Iterable[Row]) -> Iterator[ScoredPrompt]:
     """Rows `{"id", "responses": [{"score": number|null, "human_rank": int}]}`.
 
     Raises:
         DataError: a field is missing or wrong, or an id stands twice.
     """
-    seen: dict[str, int] = {}
+    ids = Identifiers()
     for row in rows:
         fields = parse_row(row, _ScoredFields)
-        name = identifier(row, fields.id)
-        if name in seen:
-            raise row.error(
-                field="id",
-                found=f'"{name}" again (first on line {seen[name]})',
-                expected="each id once",
-                remedy="Delete one of the rows.",
-            )
-        seen[name] = row.line
+        ids.claim(row, fields.id)
         yield ScoredPrompt(
-            name,
+            fields.id,
             tuple(
                 (None if response.score is None else exact(response.score), response.human_rank)
                 for response in fields.responses
             ),
         )
-
-
-def read_preferences(rows: Iterable[Row]) -> Iterator[float | None]:
-    """Rows `{"preference": 1..2 or null}`.
-
-    Raises:
-        DataError: the field is missing, no number, or outside 1 to 2.
-    """
-    for row in rows:
-        preference = parse_row(row, _PreferenceFields).preference
-        if preference is not None and not 1 <= preference <= 2:
-            raise row.error(
-                field="preference",
-                found=str(preference),
-                expected="a number from 1 (reference) to 2 (model), or null",
-                remedy="Write 1.5 for a tie and null where there is no verdict.",
-            )
-        yield preference

@@ -10,25 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from selfrewarding.data.judgements import CUT_FINISH_REASONS
-from selfrewarding.data.jsonl import Row
-from selfrewarding.data.rows import (
-    Fields,
-    JsonNumber,
-    Message,
-    PromptFields,
-    content_key,
-    identifier,
-    messages_json,
-    parse_prompt,
-    parse_row,
-)
-from selfrewarding.data.scores import as_number, exact, mean
+from selfrewarding.data.judged_prompts import JudgedPrompt
+from selfrewarding.data.rows import content_key, messages_json
+from selfrewarding.data.scores import as_number, mean
 
 PairRule = Literal["BestWorst", "AllAboveMargin", "BestRandom", "PositiveOnly"]
 Truncated = Literal["Exclude", "RejectedOnly", "Allow"]
@@ -80,32 +69,6 @@ class PairSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedResponse:
-    """An answer and its judgements' scores; None for an invalid judgement."""
-
-    text: str
-    finish_reason: str | None
-    scores: tuple[Fraction | None, ...]
-
-    @property
-    def truncated(self) -> bool:
-        return self.finish_reason in CUT_FINISH_REASONS
-
-    @property
-    def valid(self) -> int:
-        return sum(score is not None for score in self.scores)
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedPrompt:
-    """A prompt with its judged answers."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    responses: tuple[JudgedResponse, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Preference:
     """One preference pair; indices are positions in the judged prompt's answers."""
 
@@ -117,10 +80,12 @@ class Preference:
 
     @property
     def chosen_score(self) -> Fraction:
+        """Exact mean of the chosen answer."""
         return _there(self.means[self.chosen_index])
 
     @property
     def rejected_score(self) -> Fraction:
+        """Exact mean of the rejected answer."""
         return _there(self.means[self.rejected_index])
 
     def as_row(self) -> dict[str, Any]:
@@ -177,7 +142,11 @@ class PromptOutcome:
     positives: tuple[Positive, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        return [example.as_row() for example in (*self.preferences, *self.positives)]
+        """The output rows of this prompt."""
+        return [
+            *(preference.as_row() for preference in self.preferences),
+            *(positive.as_row() for positive in self.positives),
+        ]
 
 
 @dataclass(slots=True)
@@ -220,7 +189,8 @@ class PairSummary:
 def build_pairs(source: JudgedPrompt, settings: PairSettings) -> PromptOutcome:
     """Choose the pairs, or the positive examples, of one prompt."""
     means = tuple(
-        mean(response.scores) if response.valid >= settings.min_valid else None for response in source.responses
+        mean(response.scores) if response.valid >= settings.min_valid else None
+        for response in source.responses
     )
     needed = 1 if settings.rule == "PositiveOnly" else 2
     if len(source.responses) < needed:
@@ -355,46 +325,3 @@ def _judging(source: JudgedPrompt, means: Sequence[Fraction | None]) -> dict[str
         "valid": [response.valid for response in source.responses],
         "finish_reasons": [response.finish_reason for response in source.responses],
     }
-
-
-class _ResponseFields(Fields):
-    text: str
-    finish_reason: str | None
-    scores: list[JsonNumber | None]
-
-
-class _JudgedFields(PromptFields):
-    id: str | int
-    responses: list[_ResponseFields]
-
-
-def read_judged_prompts(rows: Iterable[Row]) -> Iterable[JudgedPrompt]:
-    """Rows `{"id", "prompt", "responses": [{"text", "finish_reason", "scores": [number|null]}]}`.
-
-    Raises:
-        DataError: a field is missing or wrong, or an id stands twice.
-    """
-    seen: dict[str, int] = {}
-    for row in rows:
-        fields = parse_row(row, _JudgedFields)
-        name = identifier(row, fields.id)
-        if name in seen:
-            raise row.error(
-                field="id",
-                found=f'"{name}" again (first on line {seen[name]})',
-                expected="each id once",
-                remedy="Delete one of the rows, or merge their responses.",
-            )
-        seen[name] = row.line
-        yield JudgedPrompt(
-            name,
-            parse_prompt(row, fields.prompt),
-            tuple(
-                JudgedResponse(
-                    response.text,
-                    response.finish_reason,
-                    tuple(None if score is None else exact(score) for score in response.scores),
-                )
-                for response in fields.responses
-            ),
-        )

@@ -41,8 +41,19 @@ ENGLISH_KEYWORDS = (
 )  # fmt: skip
 """Words of tasks that a text-only model cannot do (Self-Instruct's list)."""
 
-KOREAN_KEYWORDS = ("이미지", "그래프", "그림", "사진", "파일", "지도", "동영상", "그려", "그리세요", "그리시오")
-"""The same in Korean. Particles may follow (사진을, 지도에서), other syllables not: 지도자 is a leader, 그림자 a shadow."""
+KOREAN_KEYWORDS = (
+    "이미지",
+    "그래프",
+    "그림",
+    "사진",
+    "파일",
+    "지도",
+    "동영상",
+    "그려",
+    "그리세요",
+    "그리시오",
+)
+"""The same in Korean. Particles may follow (사진을, 지도에서), other syllables not: 지도자 is a leader."""
 
 WORD_LIMITS: dict[Language, tuple[int, int]] = {"English": (4, 150), "Korean": (2, 150), "Any": (2, 300)}
 """Fewest and most words of a prompt."""
@@ -67,11 +78,20 @@ class Verdict:
         nearest: id of that text (`seed-<position>` for a seed); None if nothing was compared or has a token in common.
     """
 
-    id: str
+    id: str | int
     accepted: bool
     reason: DropReason | None
     max_rouge_l: float | None
-    nearest: str | None
+    nearest: str | int | None
+
+    def as_row(self) -> dict[str, str | int | float | None]:
+        """The row that `srr data filter-prompts` writes."""
+        return {
+            "id": self.id,
+            "accepted": self.accepted,
+            "reason": self.reason,
+            "max_rouge_l": self.max_rouge_l,
+        }
 
 
 class PromptFilter:
@@ -109,34 +129,36 @@ class PromptFilter:
         self._keywords = _keyword_expression(language, keywords)
         self._workers = workers
         self._index = RougeIndex(language, workers=workers)
-        self._ids: list[str] = []
+        self._ids: list[str | int] = []
         for position, seed in enumerate(seeds):
             self._add(f"seed-{position}", self._index.encode(seed))
 
-    def restore(self, accepted: Iterable[tuple[str, str]]) -> None:
+    def restore(self, accepted: Iterable[tuple[str | int, str]]) -> None:
         """Take over (id, text) of prompts that an earlier filter has accepted, without judging them again."""
         for identifier, text in accepted:
             self._add(identifier, self._index.encode(text))
 
-    def offer(self, identifier: str, text: str) -> Verdict:
+    def offer(self, identifier: str | int, text: str) -> Verdict:
         """Judge one prompt."""
         return next(self.offer_all([(identifier, text)]))
 
-    def offer_all(self, candidates: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
+    def offer_all(self, candidates: Iterable[tuple[str | int, str]]) -> Iterator[Verdict]:
         """Judge (id, text) in their order; the same verdicts as one :meth:`offer` after another, many times faster."""
         iterator = iter(candidates)
         while block := list(islice(iterator, _BLOCK)):
             yield from self._judge_block(block)
 
-    def _judge_block(self, block: Sequence[tuple[str, str]]) -> Iterator[Verdict]:
+    def _judge_block(self, block: Sequence[tuple[str | int, str]]) -> Iterator[Verdict]:
         reasons = [self._rule(text) for _, text in block]
         encoded = [
-            self._index.encode(text) for (_, text), reason in zip(block, reasons, strict=True) if reason is None
+            self._index.encode(text)
+            for (_, text), reason in zip(block, reasons, strict=True)
+            if reason is None
         ]
         # One comparison of the block with all earlier texts and one within the block; acceptance then goes in order.
         earlier = self._index.nearest(encoded)
         within = f1_matrix(encoded, workers=self._workers) if len(encoded) > 1 else None
-        accepted: list[tuple[int, str]] = []
+        accepted: list[tuple[int, str | int]] = []
         position = -1
         for (identifier, _), reason in zip(block, reasons, strict=True):
             if reason is not None:
@@ -153,10 +175,10 @@ class PromptFilter:
                 self._add(identifier, encoded[position])
             yield Verdict(identifier, not similar, "similar" if similar else None, best.f1, nearest)
 
-    def _id_of(self, nearest: Nearest) -> str | None:
+    def _id_of(self, nearest: Nearest) -> str | int | None:
         return None if nearest.index is None or nearest.f1 == NOTHING.f1 else self._ids[nearest.index]
 
-    def _add(self, identifier: str, encoded: str | list[int]) -> None:
+    def _add(self, identifier: str | int, encoded: str | list[int]) -> None:
         self._ids.append(identifier)
         self._index.add(encoded)
 

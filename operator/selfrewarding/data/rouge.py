@@ -1,9 +1,9 @@
 """ROUGE-L F1 of a text against many texts, fast and with the very numbers of the rouge-score package.
 
-The longest common subsequence comes from rapidfuzz (bit-parallel, a whole block of texts at a time); tokens are mapped to
-code points, so that a text is one string to it. Precision, recall and F1 are then computed in rouge-score's own order of
-floating-point operations: comparing exact fractions would be prettier, but at 35 common tokens of 60 and 40 the package
-says 0.7000000000000001 > 0.7, and a filter that is to be equal to the reference has to say so too.
+The longest common subsequence comes from rapidfuzz (bit-parallel, a whole block of texts at a time); tokens are mapped
+to code points, so that a text is one string to it. Precision, recall and F1 are then computed in rouge-score's own
+order of floating-point operations: comparing exact fractions would be prettier, but at 35 common tokens of 60 and 40
+the package says 0.7000000000000001 > 0.7, and a filter that is to be equal to the reference has to say so too.
 
 Must not decide what is kept; that is :mod:`selfrewarding.data.prompt_filter`.
 """
@@ -24,7 +24,10 @@ from selfrewarding.api.data import Language
 
 _ENGLISH_TOKEN = re.compile(r"[a-z0-9]+")
 # Scripts that are written without spaces: every character is a token of its own, since there are no words to see.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Han
+)
 _UNICODE_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED}]")
 

@@ -31,6 +31,7 @@ class Message:
     content: str
 
     def as_json(self) -> dict[str, str]:
+        """The message as it stands in a row."""
         return {"role": self.role, "content": self.content}
 
 
@@ -78,7 +79,9 @@ def parse_row(row: Row, fields: type[FieldsType]) -> FieldsType:
             remedy=f"Add it; this row has {_names(row.value)}.",
         )
     expected = dict.fromkeys(_expectation(item) for (other, _), item in places if other == path)
-    raise row.error(field=path, found=shown(value), expected=" or ".join(expected), remedy="Correct the field.")
+    raise row.error(
+        field=path, found=shown(value), expected=" or ".join(expected), remedy="Correct the field."
+    )
 
 
 def _names(value: dict[str, Any]) -> str:
@@ -119,7 +122,9 @@ def _expectation(error: Any) -> str:
     return _EXPECTATIONS.get(error["type"], str(error["msg"]).removeprefix("Input should be ").lower())
 
 
-def parse_prompt(row: Row, prompt: str | Sequence[MessageFields], *, field: str = "prompt") -> tuple[Message, ...]:
+def parse_prompt(
+    row: Row, prompt: str | Sequence[MessageFields], *, field: str = "prompt"
+) -> tuple[Message, ...]:
     """The prompt of a row as messages: at least one, none of them empty, the last one the user's.
 
     Raises:
@@ -177,6 +182,41 @@ def normalised(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def identifier(row: Row, value: str | int | None) -> str:
-    """The row's id as text; its line number where it has none."""
-    return f"line-{row.line}" if value is None else str(value)
+class Identifiers:
+    """The ids of the rows read so far; an id may stand once in a file."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, int] = {}
+
+    def claim(self, row: Row, value: str | int | None) -> str:
+        """The row's id as text, `line-<n>` where it has none.
+
+        Raises:
+            DataError: an earlier row has this id.
+        """
+        name = f"line-{row.line}" if value is None else str(value)
+        if name in self._lines:
+            raise row.error(
+                field="id",
+                found=f"{shown(name)} again (first on line {self._lines[name]})",
+                expected="each id once",
+                remedy="Delete one of the two rows or give it an id of its own.",
+            )
+        self._lines[name] = row.line
+        return name
+
+
+def require_text(row: Row, field: str, text: str) -> str:
+    """The text, which must hold more than spaces.
+
+    Raises:
+        DataError: it does not.
+    """
+    if text.strip():
+        return text
+    raise row.error(
+        field=field,
+        found="an empty text" if not text else "only spaces",
+        expected="a text",
+        remedy="Fill it in or drop the row.",
+    )

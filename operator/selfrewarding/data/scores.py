@@ -11,7 +11,7 @@ from fractions import Fraction
 
 
 def exact(value: int | float) -> Fraction:
-    """The exact fraction of a number as it was written in decimal: 3.217 becomes 3217/1000, not its binary neighbour."""
+    """The exact fraction of a number as written in decimal: 3.217 becomes 3217/1000, not its binary neighbour."""
     return Fraction(value) if isinstance(value, int) else Fraction(repr(value))
 
 

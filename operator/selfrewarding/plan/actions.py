@@ -56,8 +56,8 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What one pass decided. Facts first (survival rule 1): if `status` holds facts that the last one did not, there are
-    no actions that follow from them; they come in the pass that has read them back."""
+    """What one pass decided. Facts first (survival rule 1): if `status` holds facts that the last one did not, there
+    are no actions that follow from them; they come in the pass that has read them back."""
 
     status: SelfRewardingRunStatus
     actions: tuple[Action, ...] = ()

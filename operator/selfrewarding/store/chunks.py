@@ -160,7 +160,10 @@ class ChunkLog:
 
     def _write(self, rows: list[bytes]) -> None:
         data = b"".join(row + b"\n" for row in rows)
-        attempt, last = self._place if self._place is not None else self._find_place()
+        if self._place is None:
+            # Found once: were it looked up again after a lost answer, the chunk that got through would be counted.
+            self._place = self._find_place()
+        attempt, last = self._place
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"{self._log}-{last + 1:06d}-a{attempt:04d}-r{len(rows)}-{sha256}.jsonl"
         # If it exists, an earlier try got through whose answer was lost: the name says that the content is the same.

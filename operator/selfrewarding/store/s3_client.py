@@ -158,7 +158,7 @@ def _crt_manager(
     with _crt_guard:
         if credentials is None or acquire_crt_s3_process_lock("selfrewarding") is None:
             return None
-        wrapped = BotocoreCRTCredentialsWrapper(credentials)
+        wrapped = BotocoreCRTCredentialsWrapper(cast("Any", credentials))  # its stub names another class
         crt_client = create_s3_crt_client(
             region,
             crt_credentials_provider=wrapped.to_crt_credentials_provider(),

@@ -28,7 +28,7 @@ from selfrewarding.store.errors import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Place:
     """Where a bucket is, for messages. `endpoint` None is Amazon's own for the region."""
 
@@ -38,6 +38,8 @@ class Place:
 
     def __str__(self) -> str:
         return f'bucket "{self.bucket}" at {self.address}, region {self.region}'
+
+    __repr__ = __str__
 
     @property
     def address(self) -> str:
@@ -126,6 +128,7 @@ _NO_CREDENTIALS = (
 )
 _DAMAGED = (botocore.exceptions.ChecksumError, botocore.exceptions.FlexibleChecksumError)
 _NOT_SERVING = (
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
     s3transfer.exceptions.RetriesExceededError,
@@ -137,7 +140,6 @@ _FROM_BELOW = (
     botocore.exceptions.ClientError,
     boto3.exceptions.Boto3Error,
     s3transfer.exceptions.TransferNotDoneError,
-    s3transfer.exceptions.S3TransferFailedError,
     s3transfer.exceptions.S3UploadFailedError,
     s3transfer.exceptions.S3DownloadFailedError,
     s3transfer.exceptions.RetriesExceededError,
@@ -155,12 +157,13 @@ def translated(place: Place, action: str, key: str, local: Path | None = None) -
     """
     try:
         yield
+    except _FROM_BELOW as error:
+        # Before OSError: botocore's errors of TLS are both.
+        raise to_store_error(error, place, action, key) from None
     except OSError as error:
         if local is not None and error.errno is not None:
             raise from_os_error(error, "transfer", local) from error
         raise _connection(place, action, key, error) from None
-    except _FROM_BELOW as error:
-        raise to_store_error(error, place, action, key) from None
     except Exception as error:
         if not type(error).__module__.startswith("awscrt"):
             raise

@@ -1,0 +1,125 @@
+"""An OpenAI-compatible endpoint that is not ours, asked through `/chat/completions`: a fixed writer of prompts.
+
+Purpose: the same patience as `client`, for a server of which nothing is known but its address and model name. No token
+ids and no special fields: only what every such server takes.
+Must not: log or raise anything that holds the key.
+Neighbours: `generate_prompts` uses it where `promptGeneration.writer.endpoint` is given.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from typing import Any
+
+import aiohttp
+
+from selfrewarding.api.algorithm import EndpointSpec
+from selfrewarding.contract.program import BadConfiguration, Retry
+from srr_sampler.client import MAX_FAILURES, Completions, Sample, error_text, retry_seconds
+from srr_sampler.sampling import Sampling
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=20)
+
+
+class ChatEndpoint:
+    """Asks an endpoint with one user turn at a time. Use as an async context manager.
+
+    Args:
+        endpoint: address, model name, requests in flight.
+        key: bearer token, or "".
+    """
+
+    def __init__(self, endpoint: EndpointSpec, key: str) -> None:
+        self._endpoint = endpoint
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._places = asyncio.Semaphore(endpoint.max_concurrency)
+        self._session: aiohttp.ClientSession | None = None
+        self.capacity = endpoint.max_concurrency
+        self.problem: str | None = None
+        """Why it did not answer the last time, for people."""
+
+    async def __aenter__(self) -> "ChatEndpoint":
+        # trust_env: an endpoint outside the cluster may only be reached through a proxy.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3), timeout=_TIMEOUT, trust_env=True
+        )
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(self, text: str, sampling: Sampling, seed: int) -> Completions:
+        """One completion of a user turn; sent again until it is answered.
+
+        Raises:
+            BadConfiguration: the endpoint refuses (key, model name, a field).
+            Retry: it failed time and again.
+        """
+        body = {
+            "model": self._endpoint.model,
+            "messages": [{"role": "user", "content": text}],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": seed,
+            "n": 1,
+            "stream": False,
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        failures = 0
+        async with self._places:
+            while True:
+                answer, self.problem, wait = await self._ask(body)
+                if answer is not None:
+                    return answer
+                if wait is None:
+                    failures += 1
+                    wait = min(30.0, 0.5 * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
+                if failures >= MAX_FAILURES:
+                    raise Retry(
+                        f"the endpoint {self._endpoint.url} failed {failures} times on one request: {self.problem}"
+                    )
+                await asyncio.sleep(wait)
+
+    async def _ask(self, body: dict[str, Any]) -> tuple[Completions | None, str | None, float | None]:
+        """The answer; or the problem, with the time to wait if the endpoint asks for patience."""
+        if self._session is None:
+            raise RuntimeError("the endpoint is used outside of its context")
+        url = f"{self._endpoint.url.rstrip('/')}/chat/completions"
+        try:
+            async with self._session.post(url, json=body, headers=self._headers) as response:
+                content = await response.read()
+                status, retry_after = response.status, response.headers.get("retry-after")
+        except (aiohttp.ClientError, OSError) as error:
+            return None, f"no answer ({type(error).__name__})", None
+        if status == 200:
+            answer = _read(content)
+            return answer, None if answer else f"an answer that is not whole: {content[:80]!r}", None
+        said = f"HTTP {status}: {error_text(content)}"
+        if status in {429, 503}:
+            return None, said, retry_seconds(retry_after)
+        if status >= 500 or status in {408, 425}:
+            return None, said, None
+        advice = {
+            401: "check the key in promptGeneration.writer.endpoint.apiKeySecretName",
+            403: "check the key in promptGeneration.writer.endpoint.apiKeySecretName",
+            404: "check promptGeneration.writer.endpoint.url and .model",
+        }.get(status, "check promptGeneration and the endpoint's limits")
+        raise BadConfiguration(f"the endpoint {self._endpoint.url} refused with {said}; {advice}")
+
+
+def _read(content: bytes) -> Completions | None:
+    try:
+        document = json.loads(content)
+        choice = document["choices"][0]
+        text, reason = choice["message"]["content"], str(choice["finish_reason"])
+        usage = document.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+    return Completions((Sample(text or "", reason),), *tokens) if isinstance(text, str | None) else None

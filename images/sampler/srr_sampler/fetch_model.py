@@ -1,0 +1,186 @@
+"""The init container of a serving pod: put the model where vLLM reads it.
+
+    python -m srr_sampler fetch-model
+
+Reads a ServeConfig. With `serving.load: Copy` the whole folder comes; with Streamer all but the weights, and a
+configuration file that tells vLLM from where to stream those. A model of the run gets Prepare's tokenizer, with the
+run's chat template; a fixed one keeps its own.
+
+Must not: change a file in place (they may be hard links into the artifact folder); import transformers or torch.
+Neighbours: `manifests.inference` renders the container; `store` fetches and checks.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from selfrewarding.contract import environment
+from selfrewarding.contract.artifacts import MODEL, TOKENIZER, stage_prefix
+from selfrewarding.contract.config import ServeConfig
+from selfrewarding.contract.program import BadConfiguration, ParentMissing, read_serve_config, report_progress
+from selfrewarding.contract.result import StageResult
+from selfrewarding.store import ArtifactStore, fetch_model, open_store
+from selfrewarding.store.folder import FolderStore
+from selfrewarding.store.results import download_folder, require_result
+from srr_sampler.model_checks import TOKENIZER_FILES, complete
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+_POLL_SECONDS = 5.0
+
+
+def main(env: Mapping[str, str] = os.environ) -> None:
+    """Fetch the model. May be run again over what a killed attempt left.
+
+    Raises BadConfiguration, BadData, ParentMissing, StoreError.
+    """
+    config = read_serve_config()
+    folder = _folder(env)
+    streamed = env.get(environment.MODEL_LOAD, "Copy") == "Streamer"
+    store = open_store(config.store)
+    with _progress(folder) as total:
+        if config.model.stage is not None:
+            result = require_result(store, config.model.stage)
+            address = _made_model(store, result, folder, total, streamed=streamed)
+        else:
+            address = _fixed_model(config, folder, total, streamed=streamed)
+    if config.prepare is not None:
+        _replace_tokenizer(store, require_result(store, config.prepare), folder)
+    if streamed:
+        _write_server_config(env, address)
+    else:
+        complete(FolderStore(folder.resolve()), field=f"the model {config.model.name}")
+
+
+def _folder(env: Mapping[str, str]) -> Path:
+    named = env.get(environment.MODEL_DIR)
+    if not named:
+        raise BadConfiguration(
+            f"{environment.MODEL_DIR} is not set: it names the folder that the model is copied to"
+        )
+    folder = Path(named)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfiguration(f"{environment.MODEL_DIR}={named} cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _made_model(
+    store: ArtifactStore, result: StageResult, folder: Path, total: "_Total", *, streamed: bool
+) -> str:
+    """A model of the run. Returns the address of its folder. Raises ParentMissing."""
+    files = {name: ref for name, ref in result.files.items() if name.startswith(f"{MODEL}/")}
+    if f"{MODEL}/config.json" not in files:
+        raise ParentMissing(
+            f"the result of {result.kind} {result.iteration} has no {MODEL}/config.json: it is computed again",
+            result.key,
+        )
+    config_path = files[f"{MODEL}/config.json"].path
+    if streamed:
+        files = {name: ref for name, ref in files.items() if not name.endswith(_WEIGHTS)}
+    total.bytes = sum(ref.size for ref in files.values())
+    _remove_others(folder, {name.removeprefix(f"{MODEL}/") for name in files})
+    download_folder(store, result.model_copy(update={"files": files}), MODEL, folder)
+    return _address(
+        store.sub(f"{stage_prefix(result.kind, result.key)}/{config_path.removesuffix('/config.json')}")
+    )
+
+
+def _fixed_model(config: ServeConfig, folder: Path, total: "_Total", *, streamed: bool) -> str:
+    """A model by its address. Returns the address of its folder. Raises BadConfiguration, StoreError."""
+    uri = config.model.uri
+    if uri is None:
+        raise BadConfiguration(f"the model {config.model.name} has neither a stage nor an address")
+    if uri.startswith("hf://"):
+        if streamed:
+            raise BadConfiguration(
+                f"{uri}: serving.load Streamer reads from S3, not from a hub: set it to Copy, or copy the model to S3"
+            )
+        fetch_model(uri, folder)
+        return uri
+    source = open_store(uri)
+    files = {entry.key: entry.size for entry in source.list() if "/" not in entry.key}
+    wanted = {name: size for name, size in files.items() if not (streamed and name.endswith(_WEIGHTS))}
+    total.bytes = sum(wanted.values())
+    _remove_others(folder, set(wanted))
+    if streamed:
+        for name in wanted:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).write_bytes(source.read(name))
+    else:
+        fetch_model(uri, folder)
+    return _address(source)
+
+
+def _address(store: ArtifactStore) -> str:
+    """Where vLLM streams from: a bucket by its address, a folder by its path."""
+    return str(store.root) if isinstance(store, FolderStore) else store.uri
+
+
+def _remove_others(folder: Path, expected: set[str]) -> None:
+    """Take away weights and tokenizer files of another model, which vLLM would load besides or instead."""
+    for path in folder.iterdir():
+        misleading = path.name.endswith(_WEIGHTS) or path.name in TOKENIZER_FILES
+        if misleading and path.name not in expected:
+            path.unlink()
+
+
+def _replace_tokenizer(store: ArtifactStore, prepared: StageResult, folder: Path) -> None:
+    """Prepare's tokenizer instead of the model's own: the same file names, and none of the old ones besides."""
+    for name in TOKENIZER_FILES:
+        if f"{TOKENIZER}/{name}" not in prepared.files:
+            (folder / name).unlink(missing_ok=True)
+    download_folder(store, prepared, TOKENIZER, folder)
+
+
+def _write_server_config(env: Mapping[str, str], address: str) -> None:
+    named = env.get(environment.SERVER_CONFIG)
+    if not named:
+        raise BadConfiguration(
+            f"{environment.SERVER_CONFIG} is not set: with serving.load Streamer vLLM reads it"
+        )
+    # A JSON string is a YAML string, whatever characters the address has.
+    Path(named).write_text(f"model: {json.dumps(address)}\n", encoding="utf-8")
+
+
+class _Total:
+    """Bytes to come, once they are known."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+@contextmanager
+def _progress(folder: Path) -> Iterator[_Total]:
+    """Report what has arrived every few seconds; the transfers themselves say nothing."""
+    total, ended, started = _Total(), threading.Event(), time.monotonic()
+
+    def report() -> None:
+        there = sum(size for path in folder.rglob("*") if (size := _size(path)))
+        done = min(there, total.bytes)
+        rate = done / max(time.monotonic() - started, 1e-3)
+        report_progress(done=done, total=total.bytes, rate=rate, unit="bytes")
+
+    def watch() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            report()
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield total
+    finally:
+        ended.set()
+        watcher.join()
+    report()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size if path.is_file() else 0
+    except OSError:
+        return 0  # renamed into its place in this moment

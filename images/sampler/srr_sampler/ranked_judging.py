@@ -1,0 +1,136 @@
+"""Human-ranked answers, judged: what BuildEvaluations and Evaluate have in common.
+
+Purpose: ask the judge about every answer of Prepare's ranked or held-out prompts, and give the rows back.
+Must not: draw conclusions from the scores (the two stages do).
+Neighbours: `judged_rows` does the work; `build_evaluations` and `evaluate` use this.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from selfrewarding.api.algorithm import JudgeSpec
+from selfrewarding.data.jsonl import encode_row
+from selfrewarding.data.judge_prompt import JudgePrompt
+from selfrewarding.data.scores import exact, mean
+from selfrewarding.store.results import read_jsonl, require_result
+from srr_sampler.asking import Stage, prefix_cache_report
+from srr_sampler.encoders import fixed_encoder, policy_encoder
+from srr_sampler.judged_rows import JudgedRows, Question
+from srr_sampler.judging import Judge
+from srr_sampler.read_back import JudgedAnswer, JudgementCounts, read_back
+from srr_sampler.sampling import seeds_of
+
+
+@dataclass(frozen=True, slots=True)
+class RankedAnswer:
+    """An answer with its human rank (0 is best) and its judgements."""
+
+    text: str
+    rank: int
+    judged: JudgedAnswer
+
+    @property
+    def scores(self) -> list[Fraction | None]:
+        """The exact score of each judgement; None where it is invalid."""
+        return [None if row["score"] is None else exact(row["score"]) for row in self.judged.judgements]
+
+    def score(self, min_valid: int) -> Fraction | None:
+        """The exact mean of the valid judgements; None with fewer than `min_valid` of them."""
+        scores = self.scores
+        return mean(scores) if sum(score is not None for score in scores) >= min_valid else None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPrompt:
+    """A prompt with its ranked, judged answers."""
+
+    key: str
+    messages: Sequence[dict[str, str]]
+    answers: list[RankedAnswer]
+
+    def as_row(self) -> dict[str, Any]:
+        """The row of the file `judgements.jsonl`."""
+        return {
+            "key": self.key,
+            "prompt": list(self.messages),
+            "responses": [
+                {"text": answer.text, "rank": answer.rank, "judgements": answer.judged.judgements_json()}
+                for answer in self.answers
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RankedJudgements:
+    """All prompts, counts over their judgements, and what belongs into a result's report."""
+
+    prompts: list[RankedPrompt]
+    counted: JudgementCounts
+    judge_prompt: JudgePrompt
+    report: dict[str, object]
+
+    def file(self) -> bytes:
+        """The content of `judgements.jsonl`."""
+        return b"".join(encode_row(prompt.as_row()) for prompt in self.prompts)
+
+
+async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -> RankedJudgements:
+    """Judge all answers of one of Prepare's files; a file that Prepare did not write has no prompts."""
+    prepare = require_result(stage.store, stage.config.parents["prepare"])
+    rows = list(read_jsonl(stage.store, prepare, file)) if file in prepare.files else []
+    questions = [
+        Question(str(row["key"]), row["prompt"], tuple(answer["text"] for answer in row["responses"]))
+        for row in rows
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        role, served = stage.served("judge")
+        client = await stack.enter_async_context(stage.client(role))
+        fixed = spec.model_uri is not None and role == "judge"
+        judge = Judge(
+            client=client,
+            served=served,
+            encoder=fixed_encoder(spec.model_uri, "judge", stage.here.scratch)
+            if fixed and spec.model_uri is not None
+            else policy_encoder(stage.config, stage.store, stage.here.scratch),
+            spec=spec,
+            seeds=seeds_of(stage.config),
+        )
+        before = await client.counters()
+        meter = await JudgedRows(stage=stage, judge=judge, samples=samples).run(
+            questions, width=client.capacity
+        )
+        cache = prefix_cache_report(before, await client.counters())
+        repeated = client.repeated
+    counted, prompts = JudgementCounts(), []
+    for row, (question, answers) in zip(rows, read_back(stage, questions), strict=True):
+        for answer in answers:
+            counted.add(answer)
+        prompts.append(
+            RankedPrompt(
+                question.key,
+                row["prompt"],
+                [
+                    RankedAnswer(given["text"], int(given["rank"]), answer)
+                    for given, answer in zip(row["responses"], answers, strict=True)
+                ],
+            )
+        )
+    rate = meter.tokens_per_second()
+    return RankedJudgements(
+        prompts,
+        counted,
+        judge.prompt,
+        {
+            "judge": judge.provenance(),
+            "samples": samples,
+            "scores": counted.scores(),
+            "invalid": dict(sorted(counted.invalid.items())),
+            "validRate": counted.valid_rate,
+            "repeatedRequests": repeated,
+            **({"tokensPerSecond": round(rate, 2)} if rate is not None else {}),
+            **cache,
+        },
+    )

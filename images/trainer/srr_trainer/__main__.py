@@ -1,0 +1,23 @@
+"""`torchrun -m srr_trainer`, or `python -m srr_trainer` for one process: see `program`."""
+
+import os
+import sys
+
+from selfrewarding.contract.program import run_stage
+
+# Nothing is asked of a hub while training, and nothing is told to one.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two threads pools (OpenMP's and torch's) that spin while they wait would take each other's cores.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def _run() -> int:
+    from srr_trainer.failures import quiet_after_others, translate
+    from srr_trainer.program import main
+
+    return run_stage(quiet_after_others(main), translate=translate)
+
+
+if __name__ == "__main__":
+    sys.exit(_run())

@@ -1,0 +1,214 @@
+"""One reconcile pass: bring one run one step closer to its spec.
+
+    run, spec ─► observe ─► decide (pure) ─► actions ─► one status write ─► events
+
+A decision that holds new facts has no actions that follow from them; they come in the pass that has read the facts back
+(survival rule 1). So a pass may die anywhere: the next one sees what was written and what exists, and goes on.
+
+Must not: know kopf, Kubernetes' API or the clock; they are handed in. Neighbours: `execute` turns actions into calls;
+the local driver and the operator's handlers call `reconcile`.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from selfrewarding.api.conditions import Condition, ConditionType, get_condition
+from selfrewarding.api.presets import effective
+from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunSpec, SelfRewardingRunStatus
+from selfrewarding.cluster.protocol import Cluster, ClusterError, Conflict, Forbidden, RunKey
+from selfrewarding.contract import CONTRACT_VERSION
+from selfrewarding.controller.execute import execute
+from selfrewarding.manifests import Images, ManifestError, RunContext
+from selfrewarding.plan.actions import Decision
+from selfrewarding.plan.decide import decide as plan_decide
+from selfrewarding.plan.observed import Observed
+from selfrewarding.plan.times import stamp
+
+log = logging.getLogger(__name__)
+
+NEVER = 300.0
+"""Seconds until the next look at a run for which nothing is left to do."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+"""Seconds until the next pass after one that failed; doubled each time, up to the second number."""
+
+
+class Decide(Protocol):
+    """The planner (`plan.decide.decide`)."""
+
+    def __call__(
+        self, run: SelfRewardingRun, spec: SelfRewardingRunSpec, observed: Observed, now: datetime
+    ) -> Decision:
+        """What the run needs next."""
+
+
+@dataclass(frozen=True)
+class FailedPasses:
+    """Passes in a row that failed."""
+
+    count: int
+    error: Exception
+
+    @property
+    def backoff(self) -> float:
+        """Seconds until the next try."""
+        return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.count - 1, 10))
+
+
+class Reconciler:
+    """Passes over runs of one cluster. Passes of one run must not overlap; those of different runs may."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        clock: Callable[[], datetime],
+        *,
+        images: Images | None = None,
+        decide: Decide = plan_decide,
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._images = images or Images()
+        self._decide = decide
+        self._failed: dict[RunKey, FailedPasses] = {}
+
+    def failed_passes(self, key: RunKey) -> FailedPasses | None:
+        """The failed passes since the last good one, None if that was the last."""
+        return self._failed.get(key)
+
+    async def reconcile(self, key: RunKey) -> float:
+        """One pass. Never raises; returns the seconds until the next one, if nothing wakes the run before."""
+        try:
+            after = await self._pass(key)
+        except Conflict as error:
+            # Somebody wrote in between: what was read is stale, so look again at once, or soon if that repeats.
+            return self._again(key, error, logging.DEBUG)
+        except ClusterError as error:
+            return self._again(key, error, logging.WARNING)
+        except Exception as error:  # noqa: BLE001 - a run must not take the loop, and so all others, down with it
+            log.exception("%s/%s: a reconcile pass failed", key.namespace, key.name)
+            return self._again(key, error, logging.DEBUG)
+        self._failed.pop(key, None)
+        return after
+
+    async def _pass(self, key: RunKey) -> float:
+        run = await self._cluster.get_run(key)
+        if run is None or run.metadata.deletion_timestamp is not None:
+            return NEVER
+        now = self._clock()
+
+        # The spec as the planner reads it: the preset of the version that the run started with, below what the user wrote.
+        try:
+            spec = effective_spec(run)
+        except (ValidationError, KeyError) as error:
+            return await self._refuse(run, invalid_spec(error), now)
+
+        # Look once, decide once. Nothing below this line reads the cluster.
+        observed = await self._cluster.observe(run)
+        decision = self._decide(run, spec, observed, now)
+        status = decision.status
+
+        # Act, then write once, then tell.
+        try:
+            for action in decision.actions:
+                await execute(self._cluster, run, self._context(run, spec), action)
+        except ManifestError as error:
+            return await self._refuse(run, str(error), now)
+        except Forbidden as error:
+            status = with_condition(run, status, ConditionType.STALLED, "Forbidden", str(error), now)
+        if status != run.status:
+            await self._cluster.patch_status(run, status)
+            await self._post(run, decision)
+        return decision.requeue_after
+
+    async def _post(self, run: SelfRewardingRun, decision: Decision) -> None:
+        """Events are for people: a pass is not repeated for one that was lost."""
+        try:
+            if decision.events:
+                await self._cluster.post_events(run, decision.events)
+        except ClusterError as error:
+            log.warning("%s/%s: events were lost: %s", run.metadata.namespace, run.metadata.name, error)
+
+    async def _refuse(self, run: SelfRewardingRun, message: str, now: datetime) -> float:
+        """A spec that nothing can be made from: the run has failed until it is edited. Children are left as they are."""
+        status = run.status.model_copy(update={"observed_generation": run.metadata.generation})
+        for kind, value in (
+            (ConditionType.FAILED, "True"),
+            (ConditionType.READY, "False"),
+            (ConditionType.RECONCILING, "False"),
+        ):
+            status = with_condition(run, status, kind, "InvalidSpec", message, now, value=value)
+        if status != run.status:
+            await self._cluster.patch_status(run, status)
+        return NEVER
+
+    def _context(self, run: SelfRewardingRun, spec: SelfRewardingRunSpec) -> RunContext:
+        pinned = run.status.pinned
+        return RunContext(
+            namespace=run.metadata.namespace or "default",
+            name=run.metadata.name,
+            uid=run.metadata.uid or "",
+            spec=spec,
+            results=run.status.results,
+            contract=pinned.contract if pinned else CONTRACT_VERSION,
+            images=self._images,
+        )
+
+    def _again(self, key: RunKey, error: Exception, level: int) -> float:
+        before = self._failed.get(key)
+        failed = FailedPasses(before.count + 1 if before else 1, error)
+        self._failed[key] = failed
+        log.log(level, "%s/%s: pass %d failed: %s", key.namespace, key.name, failed.count, error)
+        return 0.0 if isinstance(error, Conflict) and failed.count == 1 else failed.backoff
+
+
+def effective_spec(run: SelfRewardingRun) -> SelfRewardingRunSpec:
+    """The run's spec with its preset filled in. Raises pydantic.ValidationError; KeyError for an unknown preset version."""
+    written = run.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return effective(written, run.status.pinned.preset if run.status.pinned else None)
+
+
+def invalid_spec(error: ValidationError | KeyError) -> str:
+    """What is wrong with a spec, as one sentence for people."""
+    if isinstance(error, KeyError):
+        return (
+            f"This release does not know the preset version {error} that the run started with: use the release that "
+            "started it, or make a new run."
+        )
+    first, *others = error.errors(include_url=False)
+    place = ".".join(["spec", *(str(part) for part in first["loc"])])
+    more = f" ({len(others)} more: `srr validate` lists them)" if others else ""
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}. Edit the spec, and the run goes on."
+
+
+def with_condition(
+    run: SelfRewardingRun,
+    status: SelfRewardingRunStatus,
+    kind: ConditionType,
+    reason: str,
+    message: str,
+    now: datetime,
+    *,
+    value: str = "True",
+) -> SelfRewardingRunStatus:
+    """The status with one condition set; the transition time is that of the run's last status if the value is the same."""
+    before = get_condition(run.status.conditions, kind)
+    same = before is not None and before.status == value
+    condition = Condition.model_validate(
+        {
+            "type": kind,
+            "status": value,
+            "observed_generation": run.metadata.generation,
+            "last_transition_time": before.last_transition_time if before is not None and same else stamp(now),
+            "reason": reason,
+            "message": message,
+        }
+    )
+    conditions = [condition if old.type == kind else old for old in status.conditions]
+    if get_condition(status.conditions, kind) is None:
+        conditions.append(condition)
+    return status.model_copy(update={"conditions": conditions})

@@ -1,0 +1,366 @@
+"""The checks of a pass, in order: the first that has something to say decides (`first_verdict`).
+
+Purpose: one small pure function per reason why a run does not simply go on. Must not: change status or name actions.
+Neighbours: `view` has the input, `verdict` the output; `starts` turns it into actions, `report` into conditions.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from selfrewarding.api.run import StageAttempts
+from selfrewarding.contract.stages import TRAINING, StageKind
+from selfrewarding.plan import estimates
+from selfrewarding.plan.accounting import gpu_seconds_so_far, gpus_now
+from selfrewarding.plan.facts import is_unscheduled
+from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.holders import blocking, missing_holders, ready
+from selfrewarding.plan.observed import Pod
+from selfrewarding.plan.retries import PERMANENT, STALLED_AFTER
+from selfrewarding.plan.times import moment_of
+from selfrewarding.plan.verdict import Mode, State, Verdict
+from selfrewarding.plan.view import View, unit_of
+
+Check = Callable[[View], Verdict | None]
+
+_CANNOT_START = frozenset(
+    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+     "CreateContainerError", "RunContainerError"}
+)  # fmt: skip
+_PROGRESS_EVERY = 30.0
+_WATCHING = 10.0
+
+
+def first_verdict(view: View) -> Verdict:
+    """What the first check with something to say says."""
+    for check in CHECKS:
+        verdict = check(view)
+        if verdict is not None:
+            return verdict
+    raise AssertionError("the last check always has something to say")
+
+
+def suspended(view: View) -> Verdict | None:
+    """A person wants the GPUs back (survival rule 9)."""
+    if not view.spec.suspend:
+        return None
+    if view.live_pods or any(
+        child.kind in ("Deployment", "Job", "PyTorchJob") for child in view.observed.children
+    ):
+        return Verdict(
+            mode=Mode.CLEAR, state=State.SUSPENDING, reason="Suspending", look_again=_WATCHING,
+            message="spec.suspend is true: the run's pods are ending.", waiting_for="the run's pods to end",
+        )  # fmt: skip
+    return Verdict(
+        mode=Mode.CLEAR, state=State.SUSPENDED, reason="Suspended",
+        message="spec.suspend is true: no pod of the run lives. Set it to false to go on.",
+    )  # fmt: skip
+
+
+def finished(view: View) -> Verdict | None:
+    """Every stage is done, or a gate has ended the run."""
+    pending = view.pending
+    if not view.prepared or view.unresolved or pending.stage is not None or pending.held is not None:
+        return None
+    if pending.stopped is not None:
+        return Verdict(
+            mode=Mode.CLEAR, state=State.SUCCEEDED, reason="StoppedByGate",
+            message=f"The gate ended the run after {pending.stopped.name}: {pending.stopped.gate_message}",
+        )  # fmt: skip
+    promoted = [
+        model for model in view.status.models if model.gate != "RolledBack" and model.name != "Baseline"
+    ]
+    last = view.status.models[-1] if view.status.models else None
+    told = f" {last.name}: {last.gate_message}" if last is not None and last.gate_message else ""
+    return Verdict(
+        mode=Mode.CLEAR, state=State.SUCCEEDED, reason="AllIterationsDone",
+        message=f"The run made {promoted[-1].name if promoted else 'no model'}; `srr models` tells where it is.{told}",
+    )  # fmt: skip
+
+
+def given_up(view: View) -> Verdict | None:
+    """A failure that trying again cannot mend, too many failures, or too much time (survival rule 6)."""
+    limits = view.spec.limits
+    for name, unit in _units(view):
+        entry = view.entry(unit)
+        if entry is None:
+            continue
+        if entry.failure in PERMANENT:
+            return _failed(
+                entry.failure or "", f"{name} failed: {entry.last_failure} Change the spec to go on."
+            )
+        if entry.failures > limits.retries:
+            return _failed(
+                "RetriesExhausted",
+                f"{name} failed {entry.failures} times, and limits.retries is {limits.retries}; last: "
+                f"{entry.last_failure} Change the spec (limits.retries, for one) to go on.",
+            )
+        if unit not in view.wanted_holders and _is_overdue(view, entry):
+            return _failed(
+                "DeadlineExceeded",
+                f"{name} took longer than limits.stageDeadlineSeconds ({limits.stage_deadline_seconds} s). Its "
+                "finished rows and checkpoints are kept: raise the limit to go on.",
+            )
+    return None
+
+
+def over_gpu_budget(view: View) -> Verdict | None:
+    """`limits.maxGpuHours` is used up."""
+    limit = view.spec.limits.max_gpu_hours
+    if limit is None:
+        return None
+    left = limit * 3600 - gpu_seconds_so_far(view)
+    if left > 0:
+        return None
+    return Verdict(
+        mode=Mode.CLEAR, state=State.STALLED, reason="GPUBudgetUsed",
+        message=f"The run has used limits.maxGpuHours ({limit:g}). Finished rows and checkpoints are kept: raise it to "
+        "go on.",
+        waiting_for="a higher limits.maxGpuHours",
+    )  # fmt: skip
+
+
+def held_by_gate(view: View) -> Verdict | None:
+    """A model waits for a person before it is built upon."""
+    held = view.pending.held
+    if held is None or not view.prepared or view.unresolved:
+        return None
+    return Verdict(
+        mode=Mode.HOLD, reason="HeldByGate", message=f"The gate holds {held.name}: {held.gate_message}",
+        waiting_for=f"a person to look at {held.name} (the gate holds it)",
+    )  # fmt: skip
+
+
+def computed_elsewhere(view: View) -> Verdict | None:
+    """Another run computes the same stage into the same store (survival rule 8)."""
+    stage = view.step
+    rival = view.rival_of(stage) if stage is not None else None
+    if stage is None or rival is None or stage.kind in (StageKind.PREPARE, StageKind.RESOLVE):
+        return None
+    return Verdict(
+        mode=Mode.HOLD, reason="ComputedByAnotherRun", look_again=30.0,
+        message=f'Run "{rival.run}" computes {title(stage)} with the same settings; its result will be used.',
+        waiting_for=f'run "{rival.run}", which computes the same {stage.kind}',
+    )  # fmt: skip
+
+
+def kind_missing(view: View) -> Verdict | None:
+    """The cluster does not know PyTorchJobs."""
+    stage = view.step
+    if stage is None or stage.kind not in TRAINING or "PyTorchJob" not in view.observed.missing_kinds:
+        return None
+    return Verdict(
+        mode=Mode.HOLD, state=State.STALLED, reason="KindMissing", look_again=60.0,
+        message="The cluster has no kind PyTorchJob (kubeflow.org/v1): install the Kubeflow training operator; the run "
+        "goes on by itself then.",
+        waiting_for="the kind PyTorchJob (Kubeflow training operator)",
+    )  # fmt: skip
+
+
+def over_token_budget(view: View) -> Verdict | None:
+    """The stage that is next may generate more tokens than `limits.maxTokens` leaves."""
+    stage, limit = view.step, view.spec.limits.max_tokens
+    if limit is None or stage is None or stage.short in view.status.attempts:
+        return None
+    wanted = estimates.generated_tokens(stage, _prepared_counts(view))
+    used = tokens_so_far(view)
+    if wanted == 0 or used + wanted <= limit:
+        return None
+    return Verdict(
+        mode=Mode.CLEAR, state=State.STALLED, reason="TokenBudgetTooSmall",
+        message=f"{title(stage)} may generate {wanted:,} tokens after {used:,} so far, beyond limits.maxTokens "
+        f"({limit:,}): raise it, or ask for fewer or shorter texts.",
+        waiting_for="a higher limits.maxTokens",
+    )  # fmt: skip
+
+
+def infrastructure_fails(view: View) -> Verdict | None:
+    """Nodes and pods failed again and again without a new row or step (survival rule 6)."""
+    for name, unit in _units(view):
+        entry = view.entry(unit)
+        if entry is not None and entry.infrastructure >= STALLED_AFTER:
+            return Verdict(
+                state=State.STALLED, reason="InfrastructureFails", look_again=_WATCHING,
+                message=f"{name} failed {STALLED_AFTER} times or more without a new row or step, for reasons outside "
+                f"the program; it is tried further. Last: {entry.last_failure}",
+                waiting_for="the cluster to keep its pods alive",
+            )  # fmt: skip
+    return None
+
+
+def cannot_start(view: View) -> Verdict | None:
+    """A pod's image, Secret or configuration is missing; it starts by itself once that is mended."""
+    for pod in _own_pods(view):
+        if pod.waiting_reason in _CANNOT_START:
+            what = f"{pod.waiting_reason}: {pod.waiting_message or 'no details given'}"
+            return Verdict(
+                state=State.STALLED, reason="PodCannotStart", look_again=30.0,
+                message=f'Pod "{pod.name}" cannot start: {what}', waiting_for=f'pod "{pod.name}" ({what})',
+            )  # fmt: skip
+    return None
+
+
+def backing_off(view: View) -> Verdict | None:
+    """The next attempt of a stage or serving pool is not due yet."""
+    for name, unit in _step_units(view):
+        entry = view.entry(unit)
+        if entry is not None and entry.not_before is not None and view.waits(unit):
+            return Verdict(
+                reason="BackingOff",
+                message=f"{name} is tried again at {entry.not_before}. {entry.last_failure or ''}".rstrip(),
+                waiting_for=f"the next attempt at {entry.not_before}",
+            )  # fmt: skip
+    return None
+
+
+def waits_for_nodes(view: View) -> Verdict | None:
+    """Pods wait for nodes; gang timeouts are facts, this is only what people see."""
+    for pod in _own_pods(view):
+        if is_unscheduled(pod):
+            what = pod.scheduling_message or "no node has been found yet"
+            return Verdict(
+                reason="WaitingForNodes", message=f'Pod "{pod.name}" waits for a node: {what}', look_again=30.0,
+                waiting_for=f'a node for pod "{pod.name}": {what}',
+            )  # fmt: skip
+    return None
+
+
+def handing_over(view: View) -> Verdict | None:
+    """The GPUs of the last pool or training stage are still being freed (survival rule 4)."""
+    stage = view.step
+    if stage is None or not stage.uses_accelerators or not (missing_holders(view, stage) or stage.trains):
+        return None
+    left = blocking(view, stage)
+    if not left or (stage.trains and view.job_of(stage) is not None):
+        return None
+    return Verdict(
+        reason="HandingOver", look_again=_WATCHING,
+        message=f"{title(stage)} starts once {left[0]} is gone.", waiting_for=f"{left[0]} to leave the GPUs",
+    )  # fmt: skip
+
+
+def server_starting(view: View) -> Verdict | None:
+    """The stage starts when its servers answer."""
+    stage = view.step
+    if stage is None or view.job_of(stage) is not None:
+        return None
+    waiting = [holder for holder in stage.holders.values() if not ready(view, holder)]
+    if not waiting:
+        return None
+    name = waiting[0].model.name
+    return Verdict(
+        reason="ServerStarting", look_again=_WATCHING,
+        message=f"{title(stage)} starts once a server of {name} is ready.",
+        waiting_for=f"a server of {name} to be ready",
+    )  # fmt: skip
+
+
+def progressing(view: View) -> Verdict:
+    """Nothing is in the way."""
+    stage = view.step or view.graph.prepare
+    soon = view.job_of(stage) is None and view.entry(stage.short) is not None
+    return Verdict(
+        reason="Progressing",
+        message=f"{title(stage)} is under way.",
+        look_again=_WATCHING if soon else _PROGRESS_EVERY,
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    suspended,  # a person's wish goes before all
+    finished,
+    given_up,  # nothing goes on before a person has changed something …
+    over_gpu_budget,
+    held_by_gate,  # … or has said that it may
+    computed_elsewhere,  # what others are making is not made twice
+    kind_missing,
+    over_token_budget,
+    infrastructure_fails,  # from here on only words differ: the stage goes on
+    cannot_start,
+    backing_off,
+    waits_for_nodes,
+    handing_over,
+    server_starting,
+    progressing,
+)
+
+
+def title(stage: Stage) -> str:
+    """A stage as messages name it."""
+    return f"{stage.kind} of iteration {stage.iteration}" if stage.iteration else str(stage.kind)
+
+
+def tokens_so_far(view: View) -> int:
+    """Tokens that the finished stages say they generated; those that do not say count with their estimate."""
+    total = 0
+    for stage in view.graph.stages:
+        summary = view.status.results.get(stage.short)
+        if summary is not None and stage.kind not in TRAINING:
+            total += summary.counts.get("tokens", estimates.generated_tokens(stage, _prepared_counts(view)))
+    return total
+
+
+def next_times(view: View) -> list[float]:
+    """Seconds until something falls due by the clock alone: delays, deadlines, gang timeouts, lost pods, the budget."""
+    due: list[float] = []
+    for _, unit in _units(view):
+        entry = view.entry(unit)
+        if entry is not None and entry.not_before is not None and view.waits(unit):
+            due.append((moment_of(entry.not_before) - view.now).total_seconds())
+        if (
+            entry is not None
+            and entry.started is not None
+            and not view.spec.suspend
+            and unit not in view.wanted_holders
+        ):
+            deadline = moment_of(entry.started) + timedelta(seconds=view.spec.limits.stage_deadline_seconds)
+            due.append((deadline - view.now).total_seconds())
+    gang = timedelta(seconds=view.spec.limits.gang_timeout_seconds)
+    due += [
+        (pod.created + gang - view.now).total_seconds() for pod in view.observed.pods if is_unscheduled(pod)
+    ]
+    due += [
+        (pod.deleting_since + timedelta(seconds=60) - view.now).total_seconds()
+        for pod in view.live_pods
+        if pod.deleting_since is not None
+    ]
+    if view.spec.limits.max_gpu_hours is not None and (held := gpus_now(view)):
+        due.append((view.spec.limits.max_gpu_hours * 3600 - gpu_seconds_so_far(view)) / held)
+    return [seconds for seconds in due if seconds > 0]
+
+
+def _units(view: View) -> list[tuple[str, str]]:
+    """Titles and units (short keys, pool names) of the stages under way and of their serving pools."""
+    stages = [(title(stage), stage.short) for stage in view.active]
+    return stages + [
+        (f"The server of {holder.model.name}", name) for name, holder in view.wanted_holders.items()
+    ]
+
+
+def _step_units(view: View) -> list[tuple[str, str]]:
+    """As `_units`, of the step alone."""
+    stage = view.step
+    own = set() if stage is None else {stage.short, *(holder.name for holder in stage.holders.values())}
+    return [(name, unit) for name, unit in _units(view) if unit in own]
+
+
+def _own_pods(view: View) -> list[Pod]:
+    """Pods of the current attempts of what is under way, by name."""
+    own = {unit: entry.attempt for _, unit in _units(view) if (entry := view.entry(unit)) is not None}
+    pods = [
+        pod for pod in view.live_pods if own.get(unit_of(pod)) == pod.attempt and pod.deleting_since is None
+    ]
+    return sorted(pods, key=lambda pod: pod.name)
+
+
+def _is_overdue(view: View, entry: StageAttempts) -> bool:
+    if entry.started is None:
+        return False
+    return view.now >= moment_of(entry.started) + timedelta(seconds=view.spec.limits.stage_deadline_seconds)
+
+
+def _prepared_counts(view: View) -> dict[str, int]:
+    return view.prepare_summary.counts if view.prepare_summary else {}
+
+
+def _failed(reason: str, message: str) -> Verdict:
+    return Verdict(mode=Mode.CLEAR, state=State.FAILED, reason=reason, message=message)

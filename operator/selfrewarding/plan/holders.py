@@ -1,0 +1,49 @@
+"""Serving pools: which are there, which are missing, and what still sits on the GPUs that the next one needs.
+
+Must not: start or delete; `starts` does, from what stands here (survival rules 4 and 7).
+Neighbours: `checks` tells people what these functions find.
+"""
+
+from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.observed import Child, Pod
+from selfrewarding.plan.view import View, holds_accelerators, unit_of
+
+
+def ready(view: View, holder: Holder) -> bool:
+    """Whether a server of the pool answers."""
+    deployment = view.deployment_of(holder)
+    return deployment is not None and deployment.ready_replicas > 0
+
+
+def missing_holders(view: View, stage: Stage) -> list[Holder]:
+    """Pools that the stage asks and that have no Deployment."""
+    return [holder for holder in stage.holders.values() if view.deployment_of(holder) is None]
+
+
+def blocking(view: View, stage: Stage) -> list[str]:
+    """What must be gone before the stage's own pods or missing pools may come, in words.
+
+    Another pool, another training stage, an older attempt of either; not a pod 60 s past its deletionTimestamp.
+    """
+    own = {holder.name for holder in stage.holders.values() if view.deployment_of(holder) is not None}
+    if view.job_of(stage) is not None:
+        own.add(stage.short)
+    children = [
+        f"{child.kind} {child.name}"
+        for child in view.observed.children
+        if child.kind in ("Deployment", "PyTorchJob") and not _is_current(view, child, own)
+    ]
+    pods = [
+        f"pod {pod.name}"
+        for pod in view.live_pods
+        if holds_accelerators(pod) and not _is_current(view, pod, own)
+    ]
+    return children + pods
+
+
+def _is_current(view: View, thing: Child | Pod, own: set[str]) -> bool:
+    unit = unit_of(thing)
+    entry = view.entry(unit)
+    if isinstance(thing, Child) and thing.deleting:
+        return False
+    return unit in own and entry is not None and entry.attempt == thing.attempt

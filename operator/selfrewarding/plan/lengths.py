@@ -1,0 +1,72 @@
+"""How long the sequences of a run get, in tokens: an estimate for the servers' `--max-model-len`.
+
+Purpose: the smallest length that surely serves every request of a pool's stages; Prepare checks the exact fit with the
+tokenizer before a GPU is spent. Must not: read data. Neighbours: `graph` gives each serving pool its length.
+
+Words and characters are turned into tokens generously: 2 tokens a word is enough for English (about 1.3), and for
+Korean and code with most tokenizers; 3 characters a token for a judge's own template.
+"""
+
+from selfrewarding.api.execution import ServingPoolSpec
+from selfrewarding.api.run import SelfRewardingRunSpec
+
+TOKENS_PER_WORD = 2
+CHARACTERS_PER_TOKEN = 3
+BUILT_IN_JUDGE_TEMPLATE = 768
+"""Tokens of the built-in judge prompts; the Korean one is the longer."""
+CHAT_TEMPLATE = 64
+"""Tokens that a chat template adds around one turn."""
+STEP = 256
+"""Lengths are rounded up to a multiple of this."""
+
+
+def policy(spec: SelfRewardingRunSpec, max_positions: int | None) -> int:
+    """Length for the pool of the model in training: `serving.maxModelLen`, or the largest need of what it does.
+
+    Never above `max_positions`, the model's own limit, where Prepare has told it.
+    """
+    needs = [_answering(spec)]
+    if spec.judge.model_uri is None:
+        needs.append(_judging(spec))
+    writer = spec.prompt_generation.writer
+    if writer.model_uri is None and writer.endpoint is None:
+        needs.append(_writing(spec))
+    length = spec.serving.max_model_len or _rounded(max(needs))
+    return min(length, max_positions) if max_positions else length
+
+
+def judge(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
+    """Length for the pool of a dedicated judge."""
+    return pool.max_model_len or _rounded(_judging(spec))
+
+
+def writer(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
+    """Length for the pool of a fixed prompt writer."""
+    return pool.max_model_len or _rounded(_writing(spec))
+
+
+def _prompt(spec: SelfRewardingRunSpec) -> int:
+    """A generated prompt at its longest."""
+    return spec.prompt_generation.filters.max_words * TOKENS_PER_WORD
+
+
+def _answering(spec: SelfRewardingRunSpec) -> int:
+    return _prompt(spec) + CHAT_TEMPLATE + spec.responses.max_tokens
+
+
+def _judging(spec: SelfRewardingRunSpec) -> int:
+    """Template, prompt, answer and judgement; human-ranked rows are at most `sft.maxLength` long."""
+    own = spec.judge.template
+    template = len(own) // CHARACTERS_PER_TOKEN if own else BUILT_IN_JUDGE_TEMPLATE
+    generated = template + CHAT_TEMPLATE + _prompt(spec) + spec.responses.max_tokens + spec.judge.max_tokens
+    return max(generated, spec.sft.max_length)
+
+
+def _writing(spec: SelfRewardingRunSpec) -> int:
+    prompts = spec.prompt_generation
+    shots = prompts.seed_shots + prompts.generated_shots
+    return shots * _prompt(spec) + CHAT_TEMPLATE + prompts.max_tokens
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // STEP) * STEP

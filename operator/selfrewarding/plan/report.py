@@ -1,0 +1,215 @@
+"""Status as people and tools read it: conditions, columns, progress, GPUs, and the events of a pass.
+
+Must not: hold state of its own; everything follows from the view, the verdict and the status that was read.
+Neighbours: `decide` returns what is made here; `api.conditions` keeps transition times.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from selfrewarding.api.conditions import Condition, ConditionType, get_condition, set_condition
+from selfrewarding.api.run import Progress, SelfRewardingRunStatus
+from selfrewarding.contract.progress import summed
+from selfrewarding.contract.stages import StageKind
+from selfrewarding.plan.accounting import gpu_fields, handover_fields
+from selfrewarding.plan.actions import Action, Event, StartHolder, StartStage
+from selfrewarding.plan.checks import title
+from selfrewarding.plan.retries import FailureClass
+from selfrewarding.plan.times import seconds_since, stamp
+from selfrewarding.plan.verdict import State, Verdict
+from selfrewarding.plan.view import View
+
+_PROGRESS_EVERY = 30.0
+"""Seconds between two writes of progress (survival rule 11)."""
+_MAX_TEXT = 480
+"""Characters of a message in status."""
+
+Truth = Literal["True", "False", "Unknown"]
+
+_READY: dict[State, Truth] = {
+    State.PROGRESSING: "True",
+    State.STALLED: "False",
+    State.FAILED: "False",
+    State.SUSPENDING: "True",
+    State.SUSPENDED: "True",
+    State.SUCCEEDED: "True",
+}
+"""Ready: accepted and healthy. A GitOps tool that waits for it must not wait for the hours of a run (kstatus)."""
+_NOT_READY_REASONS = frozenset({"HeldByGate"})
+"""Healthy, but a person must act before it goes on."""
+
+
+def report(view: View, verdict: Verdict) -> SelfRewardingRunStatus:
+    """The status to write: the view's facts, and what the verdict means for people."""
+    before = view.run.status
+    stage, iteration = _where(view, verdict)
+    fields: dict[str, Any] = {
+        "observed_generation": view.run.metadata.generation,
+        "conditions": _conditions(view, verdict),
+        "stage": stage,
+        "iteration": iteration,
+        "progress": _progress(view, before, stage, iteration),
+        "waiting_for": _cut(verdict.waiting_for) if verdict.waiting_for else None,
+        **gpu_fields(view),
+        **handover_fields(view, before),
+    }
+    return view.status.model_copy(update=fields)
+
+
+def events(view: View, verdict: Verdict, actions: Iterable[Action]) -> tuple[Event, ...]:
+    """What people should hear of this pass; posted after the status write."""
+    found = [*_ended(view), *_failed(view), *_gates(view)]
+    found += [
+        Event(
+            type="Normal",
+            reason="StageStarted",
+            message=f"{title(action.stage)}, attempt {action.attempt}, starts.",
+        )
+        for action in actions
+        if isinstance(action, StartStage)
+    ]
+    found += [
+        Event(
+            type="Normal", reason="ServerStarted", message=f"A server of {action.holder.model.name} starts."
+        )
+        for action in actions
+        if isinstance(action, StartHolder)
+    ]
+    ready = get_condition(view.run.status.conditions, ConditionType.READY)
+    if (ready.reason if ready else None) != verdict.reason and verdict.state is not State.PROGRESSING:
+        bad = verdict.state in (State.STALLED, State.FAILED)
+        found.append(
+            Event(type="Warning" if bad else "Normal", reason=verdict.reason, message=_cut(verdict.message))
+        )
+    return tuple(found)
+
+
+def _where(view: View, verdict: Verdict) -> tuple[str | None, int | None]:
+    """The columns Stage and Iteration."""
+    if view.pending.held is not None and view.step is None:
+        return StageKind.GATE.value, view.pending.held.iteration
+    if verdict.state is State.SUCCEEDED or view.step is None:
+        return None, view.status.models[-1].iteration if view.status.models else None
+    # Prepare and Resolve belong to no iteration; after an edit they run in the middle of one.
+    pending = view.pending.stage
+    return view.step.kind.value, view.step.iteration or (pending.iteration if pending else 0)
+
+
+def _progress(
+    view: View, before: SelfRewardingRunStatus, stage: str | None, iteration: int | None
+) -> Progress | None:
+    """Progress of the stage, summed over its pods; the old numbers until 30 s have passed."""
+    shown = before.progress if (before.stage, before.iteration) == (stage, iteration) else None
+    entry = view.entry(view.step.short) if view.step is not None else None
+    if view.step is None or entry is None:
+        return shown if view.step is not None else None
+    pods = view.pods_of(view.step.short, entry.attempt)
+    line = summed([pod.progress for pod in pods if pod.progress is not None])
+    if line is None:
+        return shown
+    new = Progress(
+        done=line.done,
+        total=line.total,
+        rate=round(line.rate, 3) if line.rate else None,
+        eta_seconds=round(line.eta_seconds) if line.eta_seconds is not None else None,
+        updated=stamp(view.now),
+    )
+    if shown is None or shown.updated is None:
+        return new
+    equal = (shown.done, shown.total) == (new.done, new.total)
+    return shown if equal or seconds_since(shown.updated, view.now) < _PROGRESS_EVERY else new
+
+
+def _conditions(view: View, verdict: Verdict) -> list[Condition]:
+    state = verdict.state
+    finished = state in (State.SUCCEEDED, State.FAILED)
+    succeeded: Truth = "Unknown"
+    if finished:
+        succeeded = "True" if state is State.SUCCEEDED else "False"
+    truths: dict[ConditionType, Truth] = {
+        ConditionType.READY: "False" if verdict.reason in _NOT_READY_REASONS else _READY[state],
+        ConditionType.RECONCILING: "False" if finished or state is State.SUSPENDED else "True",
+        ConditionType.STALLED: "True" if state in (State.STALLED, State.FAILED) else "False",
+        ConditionType.SUCCEEDED: succeeded,
+        ConditionType.FAILED: "True" if state is State.FAILED else "False",
+        ConditionType.SUSPENDED: "True" if state is State.SUSPENDED else "False",
+    }
+    told = _telling(state)
+    conditions = [c for c in view.run.status.conditions if c.type in set(ConditionType)]
+    for kind, truth in truths.items():
+        message = _cut(verdict.message) if kind in told else ""
+        conditions = set_condition(
+            conditions,
+            Condition(
+                type=kind.value,
+                status=truth,
+                observed_generation=view.run.metadata.generation,
+                last_transition_time=stamp(view.now),
+                reason=verdict.reason if kind in told else _QUIET[kind][truth],
+                message=message,
+            ),
+        )
+    return conditions
+
+
+def _telling(state: State) -> frozenset[ConditionType]:
+    """The conditions that carry the verdict's reason and message; Ready always does."""
+    also = {
+        State.STALLED: ConditionType.STALLED,
+        State.FAILED: ConditionType.FAILED,
+        State.SUSPENDED: ConditionType.SUSPENDED,
+        State.SUSPENDING: ConditionType.SUSPENDED,
+        State.SUCCEEDED: ConditionType.SUCCEEDED,
+    }.get(state)
+    return frozenset({ConditionType.READY} if also is None else {ConditionType.READY, also})
+
+
+_QUIET: dict[ConditionType, dict[Truth, str]] = {
+    ConditionType.READY: {"True": "Ready", "False": "NotReady", "Unknown": "Unknown"},
+    ConditionType.RECONCILING: {"True": "Reconciling", "False": "NothingToDo", "Unknown": "Unknown"},
+    ConditionType.STALLED: {"True": "Failed", "False": "NotStalled", "Unknown": "Unknown"},
+    ConditionType.SUCCEEDED: {"True": "Succeeded", "False": "NotSucceeded", "Unknown": "NotFinished"},
+    ConditionType.FAILED: {"True": "Failed", "False": "NotFailed", "Unknown": "Unknown"},
+    ConditionType.SUSPENDED: {"True": "Suspended", "False": "NotSuspended", "Unknown": "Unknown"},
+}
+"""Reasons of the conditions that have nothing to tell."""
+
+
+def _ended(view: View) -> Iterable[Event]:
+    for stage in view.graph.stages:
+        if (
+            view.is_done(stage)
+            and stage.short in view.run.status.attempts
+            and stage.short not in view.run.status.results
+        ):
+            yield Event(type="Normal", reason="StageDone", message=f"{title(stage)} is done.")
+
+
+def _failed(view: View) -> Iterable[Event]:
+    for unit, entry in view.status.attempts.items():
+        before = view.run.status.attempts.get(unit)
+        if before is None or before.attempt == entry.attempt or entry.last_failure is None:
+            continue
+        stage = view.graph.find(unit)
+        name = title(stage) if stage is not None else f"Unit {unit}"
+        harmless = entry.failure == FailureClass.INFRASTRUCTURE
+        yield Event(
+            type="Normal" if harmless else "Warning",
+            reason="AttemptFailed",
+            message=_cut(f"{name}, attempt {before.attempt}: {entry.last_failure}"),
+        )
+
+
+def _gates(view: View) -> Iterable[Event]:
+    decided = {model.uri: model.gate for model in view.run.status.models}
+    for model in view.status.models:
+        if model.gate is not None and model.gate != decided.get(model.uri):
+            why = f" {model.gate_message}" if model.gate_message else ""
+            kind: Literal["Normal", "Warning"] = "Normal" if model.gate == "Promoted" else "Warning"
+            yield Event(
+                type=kind, reason=f"Gate{model.gate}", message=_cut(f"{model.name}: {model.gate}.{why}")
+            )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"

@@ -1,0 +1,115 @@
+"""Stages, models and serving pools as values: what `graph` builds and everything else reads.
+
+Must not: know how a run's spec becomes stages. Neighbours: `graph` builds these; `manifests` turns them into objects.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from selfrewarding.api.execution import ServingPoolSpec
+from selfrewarding.contract.config import Parameters
+from selfrewarding.contract.keys import short
+from selfrewarding.contract.stages import TRAINING, StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model by name: one that the run makes (`stage`), or a fixed one (`uri`)."""
+
+    name: str
+    """M0, Baseline, M1, …, Judge, PromptWriter, Reference."""
+    key: str
+    """Key of the training stage that makes it, or digest of the address of a fixed one; 64 hex digits."""
+    uri: str | None = None
+    stage: "Stage | None" = field(default=None, compare=False, repr=False)
+    """The stage whose result holds it; for an M0 from a hub this is Prepare, which keeps a copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A serving pool for one model: it holds GPUs over all neighbouring stages that use it (survival rule 4)."""
+
+    pool: str
+    """policy, judge or writer."""
+    model: Model
+    spec: ServingPoolSpec
+    max_model_len: int
+    """Longest sequence in tokens; see `lengths`."""
+
+    @property
+    def name(self) -> str:
+        """Label HOLDER; also the served model name's tail."""
+        return f"{short(self.model.key)}-{self.pool}"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that all replicas hold."""
+        return 0 if self.spec.device == "Cpu" else self.spec.replicas * self.spec.tensor_parallel_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage with its key. Stages are equal if their keys are: a key stands for all that the stage reads."""
+
+    kind: StageKind = field(compare=False)
+    iteration: int = field(compare=False)
+    """0 for Prepare and Resolve, which belong to no iteration."""
+    key: str
+    """64 hex digits."""
+    parameters: Parameters = field(compare=False, repr=False)
+    parents: Mapping[str, "Stage"] = field(default_factory=dict, compare=False, repr=False)
+    """Stages that it reads, by role: prepare, evaluations, model, prompts, rollout, preferences, initial."""
+    models: Mapping[str, Model] = field(default_factory=dict, compare=False, repr=False)
+    """Models that it reads from the store, by role: base, reference."""
+    holders: Mapping[str, Holder] = field(default_factory=dict, compare=False, repr=False)
+    """Serving pools that it asks, by role: policy, judge, writer."""
+    shards: int = field(default=1, compare=False)
+    """Pods of an Indexed Job."""
+    gpus: int = field(default=0, compare=False)
+    """GPUs of its own pods, without its holders'."""
+
+    @property
+    def short(self) -> str:
+        """The key as it stands in labels and status."""
+        return short(self.key)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it runs as a PyTorchJob."""
+        return self.kind in TRAINING
+
+    @property
+    def uses_accelerators(self) -> bool:
+        """Whether it trains or asks a server: of such stages only one runs at a time."""
+        return self.trains or bool(self.holders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """The stages that make and measure one model, in the order in which they run."""
+
+    number: int
+    stages: tuple[Stage, ...]
+    trained: Stage
+    """The stage that makes M_number."""
+    base: Stage | None
+    """The stage that made the model which this iteration started from; None for the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """All stages of a run. Without Prepare's digests only Prepare itself is known."""
+
+    prepare: Stage
+    iterations: tuple[Iteration, ...] = ()
+
+    @property
+    def stages(self) -> Iterator[Stage]:
+        """Every stage in the order in which they run."""
+        yield self.prepare
+        for iteration in self.iterations:
+            yield from iteration.stages
+
+    def find(self, short_key: str) -> Stage | None:
+        """The stage with this short key."""
+        return next((stage for stage in self.stages if stage.short == short_key), None)

@@ -1,0 +1,415 @@
+"""What is special about S3: lost answers, broken connections, what it answers when something is wrong."""
+
+import base64
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import pytest
+import s3_servers
+import s3transfer.exceptions
+import urllib3.exceptions
+
+from selfrewarding.store import (
+    ArtifactStore,
+    Corrupt,
+    Denied,
+    Misconfigured,
+    NoSpace,
+    NotFound,
+    StoreError,
+    Unavailable,
+    open_store,
+)
+from selfrewarding.store.s3 import S3Store
+from selfrewarding.store.s3_errors import Place, to_store_error, translated
+
+Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def answering(handle: Handler) -> Iterator[str]:
+    """An HTTP server that does with each request what it is told; yields its address."""
+
+    class Requests(http.server.BaseHTTPRequestHandler):
+        def do_any(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            if self.headers.get("Expect") != "100-continue":
+                self.rfile.read(length)
+            handle(self)
+
+        def log_message(self, *anything: object) -> None:
+            """Silent."""
+
+    for method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
+        setattr(Requests, f"do_{method}", Requests.do_any)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def s3_error(status: int, code: str, extra: str = "") -> Handler:
+    body = f"<Error><Code>{code}</Code><Message>{s3_servers.ACCESS} was refused</Message>{extra}</Error>".encode()
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body)
+
+    return handle
+
+
+def at(address: str) -> ArtifactStore:
+    return open_store("s3://bucket/prefix", {**s3_servers.settings(address), "AWS_MAX_ATTEMPTS": "1"})
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "extra", "kind", "said"),
+    [
+        (
+            404,
+            "NoSuchBucket",
+            "",
+            NotFound,
+            "There is no such bucket: create it, or correct the bucket's name",
+        ),
+        (403, "AccessDenied", "", Denied, "s3:PutObject"),
+        (403, "InvalidAccessKeyId", "", Denied, "The access key or the secret is wrong"),
+        (403, "SignatureDoesNotMatch", "", Denied, "The access key or the secret is wrong"),
+        (400, "ExpiredToken", "", Denied, "have expired"),
+        (403, "RequestTimeTooSkewed", "", Denied, "clock"),
+        (405, "MethodNotAllowed", "", Denied, "read-only"),
+        (
+            400,
+            "AuthorizationHeaderMalformed",
+            "<Region>eu-west-1</Region>",
+            Misconfigured,
+            "set AWS_REGION=eu-west-1",
+        ),
+        (400, "IllegalLocationConstraintException", "", Misconfigured, "another region"),
+        (501, "NotImplemented", "", Misconfigured, "does not know this request"),
+        (507, "XMinioStorageFull", "", NoSpace, "delete results"),
+        (507, "Whatever", "", NoSpace, "delete results"),
+        (503, "SlowDown", "", Unavailable, "may succeed later"),
+        (500, "InternalError", "", Unavailable, "may succeed later"),
+        (400, "BadDigest", "", Corrupt, "changed on its way"),
+        (418, "Teapot", "", Misconfigured, "SRR_S3_ADDRESSING"),
+    ],
+)
+def test_the_check_before_a_run_says_what_to_do(
+    status: int, code: str, extra: str, kind: type[StoreError], said: str
+) -> None:
+    with answering(s3_error(status, code, extra)) as address, pytest.raises(StoreError) as caught:
+        at(address).check_writable()
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    for part in (
+        said,
+        code,
+        "s3://bucket/prefix",
+        'bucket "bucket"',
+        address,
+        "region us-east-1",
+        "cannot be used",
+    ):
+        assert part in message
+    assert caught.value.__cause__ is None
+    assert s3_servers.ACCESS not in message
+
+
+def test_nobody_answers() -> None:
+    address = f"http://127.0.0.1:{s3_servers.free_port()}"
+    with pytest.raises(
+        Unavailable, match=r"no answer \(EndpointConnectionError\).*SRR_S3_ENDPOINT"
+    ) as caught:
+        at(address).check_writable()
+    assert address in str(caught.value)
+    assert caught.value.retryable
+
+
+def test_a_server_that_speaks_no_tls() -> None:
+    with (
+        answering(s3_error(500, "InternalError")) as address,
+        pytest.raises(Unavailable, match="AWS_CA_BUNDLE"),
+    ):
+        at(address.replace("http:", "https:")).check_writable()
+
+
+def test_a_bucket_that_is_not_there(s3_settings: dict[str, str]) -> None:
+    store = open_store("s3://no-such-bucket-at-all/runs", s3_settings)
+    with pytest.raises(NotFound, match=r"no such bucket.*endpoint: http://127\.0\.0\.1"):
+        store.check_writable()
+    for call in (lambda: store.read("a"), lambda: list(store.list()), lambda: store.write("a", b"")):
+        with pytest.raises(NotFound, match="no such bucket"):
+            call()
+
+
+def test_a_store_that_lets_a_second_writer_in(s3_store: S3Store) -> None:
+    """Results would be overwritten: better known before a GPU is spent."""
+
+    def forget_the_condition(params: dict[str, Any], **named: object) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    s3_store._client.meta.events.register("before-call.s3.PutObject", forget_the_condition)
+    with pytest.raises(Misconfigured, match="If-None-Match: \\* is ignored"):
+        s3_store.check_writable()
+    assert list(s3_store.list()) == []
+
+
+def test_create_knows_its_own_object_when_the_answer_was_lost(s3_store: S3Store) -> None:
+    """The first request got through, its answer did not, and the repeated one is told that the object exists."""
+    lost = []
+
+    def lose_the_answer(response: Any, **named: object) -> float | None:
+        if not lost and response is not None:
+            lost.append(response[0].status_code)
+            return 0.0
+        return None
+
+    s3_store._client.meta.events.register_first("needs-retry.s3.PutObject", lose_the_answer)
+    assert s3_store.create("result.json", b"mine") is True
+    assert lost == [200]
+    assert s3_store.create("result.json", b"theirs") is False
+    assert s3_store.read("result.json") == b"mine"
+
+
+def test_create_comes_again_when_two_writers_met() -> None:
+    tries = []
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        tries.append(request.headers["If-None-Match"])
+        if len(tries) < 3:
+            s3_error(409, "ConditionalRequestConflict")(request)
+            return
+        request.send_response(200)
+        request.send_header("ETag", '"one"')
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    with answering(handle) as address:
+        assert at(address).create("key", b"") is True
+    assert tries == ["*", "*", "*"]
+    with (
+        answering(s3_error(409, "ConditionalRequestConflict")) as address,
+        pytest.raises(Unavailable, match="other writers"),
+    ):
+        at(address).create("key", b"")
+
+
+class Flaky:
+    """Serves one object and breaks connections off after so many bytes, as often as told."""
+
+    def __init__(self, data: bytes, breaks: int, bytes_each: int) -> None:
+        self.data, self.breaks, self.bytes_each = data, breaks, bytes_each
+        self.etag = '"one"'
+        self.ranges: list[str | None] = []
+
+    def __call__(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        asked, match = request.headers.get("Range"), request.headers.get("If-Match")
+        self.ranges.append(asked)
+        if match is not None and match != self.etag:
+            s3_error(412, "PreconditionFailed")(request)
+            return
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        rest = self.data[start:]
+        request.send_response(206 if asked else 200)
+        request.send_header("Content-Length", str(len(rest)))
+        request.send_header("ETag", self.etag)
+        request.end_headers()
+        if self.breaks > 0:
+            self.breaks -= 1
+            rest = rest[: self.bytes_each]
+        request.wfile.write(rest)
+
+
+def test_a_broken_connection_is_opened_again_where_it_broke() -> None:
+    server = Flaky(bytes(range(256)) * 40_000, breaks=9, bytes_each=1_000_000)
+    with answering(server) as address:
+        assert at(address).read("key") == server.data
+    assert server.ranges[:2] == [None, "bytes=1000000-"]
+    assert len(server.ranges) == 10
+
+
+def test_a_connection_that_never_gets_further() -> None:
+    server = Flaky(b"x" * 5000, breaks=1000, bytes_each=0)
+    with answering(server) as address, pytest.raises(Unavailable, match='object "prefix/key"'):
+        at(address).read("key")
+    assert len(server.ranges) == 6
+
+
+def test_an_object_that_is_replaced_while_it_is_read() -> None:
+    server = Flaky(b"x" * 5_000_000, breaks=1, bytes_each=2_000_000)
+    with answering(server) as address, at(address).read_stream("key") as stream:
+        assert stream.read(1_000_000) == b"x" * 1_000_000
+        server.etag = '"two"'
+        with pytest.raises(Corrupt, match="was replaced while it was read"):
+            stream.read()
+
+
+def test_bytes_that_change_on_the_way_are_noticed() -> None:
+    crc_of_other_bytes = base64.b64encode(b"\x01\x02\x03\x04").decode()
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "4")
+        request.send_header("ETag", '"one"')
+        request.send_header("x-amz-checksum-crc32", crc_of_other_bytes)
+        request.end_headers()
+        request.wfile.write(b"data")
+
+    with answering(handle) as address, pytest.raises(Corrupt, match="checksum does not fit"):
+        at(address).read("key")
+
+
+def test_each_part_is_sent_with_a_checksum(s3_store: S3Store, tree: Path) -> None:
+    sent = []
+
+    def look(request: Any, **named: object) -> None:
+        sent.append({name.lower() for name in request.headers})
+
+    events = s3_store._client.meta.events
+    events.register("before-send.s3.UploadPart", look)
+    events.register("before-send.s3.PutObject", look)
+    s3_store._connection._python.upload(str(tree / "model.safetensors"), s3_store._bucket, "large").result()
+    s3_store.write("small", b"x")
+    assert len(sent) == 3
+    for headers in sent:
+        assert any("x-amz-checksum-crc" in name or name == "x-amz-trailer" for name in headers), headers
+
+
+def test_no_secret_is_shown_anywhere(s3_uri: str, s3_settings: dict[str, str]) -> None:
+    address = s3_settings["SRR_S3_ENDPOINT"].replace("http://", "http://someone:their-password@")
+    store = open_store(
+        s3_uri, {**s3_settings, "SRR_S3_ENDPOINT": address, "AWS_SESSION_TOKEN": "session-token"}
+    )
+    assert isinstance(store, S3Store)
+    shown = [repr(store), repr(store._connection), str(store._place), store.uri]
+    with pytest.raises(StoreError) as caught:
+        open_store("https://someone:their-password@host/x", {})
+    shown.append(str(caught.value))
+    for secret in (s3_servers.SECRET, s3_servers.ACCESS, "session-token", "their-password"):
+        assert not any(secret in text for text in shown)
+
+
+def test_deleting_without_the_right_to_list_uploads(s3_store: S3Store) -> None:
+    s3_store.write("run/a", b"x")
+
+    def refuse(**named: object) -> None:
+        raise botocore.exceptions.ClientError(
+            {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},
+            "ListMultipartUploads",
+        )
+
+    s3_store._client.meta.events.register("before-call.s3.ListMultipartUploads", refuse)
+    assert s3_store.delete_prefix("run") == 1
+
+
+def test_an_object_that_could_not_be_deleted(s3_store: S3Store) -> None:
+    s3_store.write("run/a", b"x")
+
+    def fail(parsed: dict[str, Any], **named: object) -> None:
+        parsed["Errors"] = [{"Key": "run/a", "Code": "AccessDenied"}]
+
+    s3_store._client.meta.events.register("after-call.s3.DeleteObjects", fail)
+    with pytest.raises(Denied, match="s3:DeleteObject"):
+        s3_store.delete_prefix("run")
+
+
+def test_folder_marks_of_consoles_are_no_artifacts(s3_store: S3Store) -> None:
+    s3_store._client.put_object(Bucket=s3_store._bucket, Key="runs/self-rewarding/models/", Body=b"")
+    s3_store.write("models/a", b"x")
+    assert [entry.key for entry in s3_store.list()] == ["models/a"]
+
+
+PLACE = Place("bucket", "eu-west-1", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (botocore.exceptions.NoCredentialsError(), Denied, "AWS_ACCESS_KEY_ID"),
+        (
+            botocore.exceptions.PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
+            Denied,
+            "no usable credentials",
+        ),
+        (botocore.exceptions.ProfileNotFound(profile="x"), Denied, "profile"),
+        (
+            botocore.exceptions.ConnectTimeoutError(endpoint_url="https://u:p@host"),
+            Unavailable,
+            "ConnectTimeoutError",
+        ),
+        (botocore.exceptions.ProxyConnectionError(proxy_url="https://u:pw@host"), Unavailable, "proxy"),
+        (botocore.exceptions.SSLError(endpoint_url="https://host", error="x"), Unavailable, "AWS_CA_BUNDLE"),
+        (botocore.exceptions.ParamValidationError(report="x"), Misconfigured, "ParamValidationError"),
+        (s3transfer.exceptions.RetriesExceededError(ValueError()), Unavailable, "no answer"),
+        (urllib3.exceptions.ProtocolError("x"), Unavailable, "no answer"),
+        (ConnectionResetError(104, "Connection reset by peer"), Unavailable, "no answer"),
+    ],
+)
+def test_errors_of_the_libraries_below(error: Exception, kind: type[StoreError], said: str) -> None:
+    with (
+        pytest.raises(StoreError, match='object "key" in bucket "bucket" at Amazon S3') as caught,
+        translated(PLACE, "read", "key"),
+    ):
+        raise error
+    assert type(caught.value) is kind
+    assert said in str(caught.value)
+    assert "pw@" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_error_of_ours_passes_unchanged() -> None:
+    with pytest.raises(ZeroDivisionError), translated(PLACE, "read", "key"):
+        _ = 1 // 0
+    with pytest.raises(Corrupt, match="as it was"), translated(PLACE, "read", "key"):
+        raise Corrupt("as it was")
+
+
+def test_the_region_that_a_redirect_names() -> None:
+    answer = botocore.exceptions.ClientError(
+        {
+            "Error": {"Code": "301"},
+            "ResponseMetadata": {
+                "HTTPStatusCode": 301,
+                "HTTPHeaders": {"x-amz-bucket-region": "ap-northeast-2"},
+            },
+        },
+        "HeadObject",
+    )
+    error = to_store_error(answer, PLACE, "look up", "key")
+    assert type(error) is Misconfigured
+    assert "set AWS_REGION=ap-northeast-2" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("addressing", "asked"),
+    [("path", "http://s3.example:9000/runs/p/key"), ("virtual", "http://runs.s3.example:9000/p/key")],
+)
+def test_addressing(addressing: str, asked: str) -> None:
+    store = open_store(
+        "s3://runs/p", {**s3_servers.settings("http://s3.example:9000"), "SRR_S3_ADDRESSING": addressing}
+    )
+    assert isinstance(store, S3Store)
+    seen = []
+
+    def look(request: Any, **named: object) -> None:
+        seen.append(request.url)
+        raise botocore.exceptions.EndpointConnectionError(endpoint_url=request.url)
+
+    store._client.meta.events.register("before-send.s3.GetObject", look)
+    with pytest.raises(Unavailable):
+        store.read("key")
+    assert seen[0] == asked
