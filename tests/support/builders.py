@@ -78,7 +78,11 @@ def prepared(**changes: Any) -> StageSummary:
 
 def summary(stage: Stage, **changes: Any) -> StageSummary:
     """The summary of a finished stage."""
-    fields: dict[str, Any] = {"stage": stage.kind, "iteration": stage.iteration, "digest": digest(stage.key)[:16]}
+    fields: dict[str, Any] = {
+        "stage": stage.kind,
+        "iteration": stage.iteration,
+        "digest": digest(stage.key)[:16],
+    }
     return StageSummary(**(fields | changes))
 
 

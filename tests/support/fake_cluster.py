@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+from tests.support.builders import NOW, SPEC, make_run, merged
+
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunStatus, StageSummary
 from selfrewarding.contract.config import ResolveParameters
@@ -21,8 +23,6 @@ from selfrewarding.plan.actions import Action, Decision, Delete, ScaleHolder, St
 from selfrewarding.plan.decide import decide
 from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, ChildKind, Observed, Phase, Pod, Rival
-
-from tests.support.builders import NOW, SPEC, make_run, merged
 
 GRACE = timedelta(seconds=30)
 
@@ -90,6 +90,7 @@ class FakeCluster:
         if not lose_status and decision.status != self.status:
             self.status = decision.status
             self.status_writes += 1
+        if not lose_status:
             self.events += [event.reason for event in decision.events]
         return decision
 
@@ -116,7 +117,9 @@ class FakeCluster:
                 self.delete(uid)
 
     def _start_stage(self, stage: Stage, attempt: int) -> None:
-        assert stage.short not in self.status.results, f"{stage.kind} runs again though its result is recorded"
+        assert stage.short not in self.status.results, (
+            f"{stage.kind} runs again though its result is recorded"
+        )
         assert not self.live_pods(stage.short), f"two live attempts of {stage.kind}"
         if stage.kind in TRAINING:
             assert not [pod for pod in self.live_pods() if pod.holder], f"{stage.kind} starts beside a server"
@@ -165,7 +168,10 @@ class FakeCluster:
         iteration: int = 0,
     ) -> Owned:
         name = f"{kind}-{unit}-a{attempt}".lower()
-        assert all(one.child.name != name for one in self.owned.values()), f"{name} is created twice"
+        there = next((one for one in self.owned.values() if one.child.name == name), None)
+        if there is not None:
+            assert kind not in ("Job", "PyTorchJob", "Deployment"), f"{name} is created twice"
+            return there  # ours already: counts as created (survival rule 2)
         child = Child(
             kind=kind,
             name=name,
@@ -233,9 +239,10 @@ class FakeCluster:
     def run_pods(self) -> None:
         """Every pod finds a node, starts and (servers) becomes ready."""
         for uid, pod in self.pods.items():
-            if pod.phase is Phase.PENDING and pod.deleting_since is None:
+            if pod.phase in (Phase.PENDING, Phase.RUNNING) and pod.deleting_since is None:
+                started = pod.started or self.now
                 self.pods[uid] = replace(
-                    pod, phase=Phase.RUNNING, scheduled=True, started=self.now, ready=pod.holder is not None
+                    pod, phase=Phase.RUNNING, scheduled=True, started=started, ready=pod.holder is not None
                 )
         for owned in self.owned.values():
             if owned.child.kind == "Deployment":
@@ -284,7 +291,17 @@ class FakeCluster:
     def show_progress(self, owned: Owned, done: int, total: int = 100) -> None:
         """A Job's first pod prints a progress line."""
         pod = self._pods_of(owned)[0]
-        self.pods[pod.uid] = replace(pod, progress=ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0))
+        self.pods[pod.uid] = replace(
+            pod, progress=ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0)
+        )
+
+    def crash_servers(self) -> None:
+        """The servers of every pool restart without becoming ready."""
+        for uid, pod in self.pods.items():
+            if pod.holder is not None and pod.phase is Phase.RUNNING:
+                self.pods[uid] = replace(pod, ready=False, restarts=3, exit_code=1, reason="Error")
+        for owned in self.deployments():
+            self._count_ready(owned)
 
     def edit(self, changes: dict[str, Any]) -> None:
         """A person changes the spec."""
@@ -302,7 +319,7 @@ class FakeCluster:
             and (unit is None or unit == (pod.holder or pod.key))
         ]
 
-    def finish_everything(self, *, rounds: int = 200) -> int:
+    def finish_everything(self, *, rounds: int = 80) -> int:
         """Let all go well until the run rests for good; returns the rounds that this took."""
         for round_ in range(rounds):
             self.settle()
@@ -312,7 +329,19 @@ class FakeCluster:
             for owned in list(self.jobs()):
                 self.succeed(owned)
             self.later(31)
-        raise AssertionError(f"not finished after {rounds} rounds: {self.status}")
+        raise AssertionError(f"not finished after {rounds} rounds: {self.describe()}")
+
+    def describe(self) -> str:
+        """What a person wants to see when a test has failed."""
+        status = self.status
+        lines = [f"{self.now:%H:%M:%S} stage {status.stage}, waiting for {status.waiting_for}"]
+        lines += [f"{c.type}={c.status} {c.reason}: {c.message}" for c in status.conditions if c.message]
+        lines += [f"attempt {unit}: {entry!r}" for unit, entry in status.attempts.items()]
+        for one in self.owned.values():
+            child = one.child
+            lines.append(f"{child.name} {child.phase} ready {child.ready_replicas}/{child.replicas}")
+        lines += [f"{p.name} {p.phase} ready={p.ready} restarts={p.restarts} {p.deleting_since}" for p in self.pods.values()]
+        return "\n".join(lines)
 
     def is_finished(self) -> bool:
         """Whether status says that the run has succeeded or failed."""
@@ -342,7 +371,10 @@ class FakeCluster:
         counts = {"rows": 100, "tokens": 5000}
         if stage.kind is StageKind.PREPARE:
             seeds = self.spec["seedData"]
-            data = {name: digest([name, seeds.get(name), seeds["instructions"]])[:12] for name in ("instructions", "ranked")}
+            data = {
+                name: digest([name, seeds.get(name), seeds["instructions"]])[:12]
+                for name in ("instructions", "ranked")
+            }
             data["heldOut"] = digest(["heldOut", seeds.get("heldOut"), seeds.get("ranked")])[:12]
             data["model"] = digest(self.spec["model"]["uri"])[:12]
             counts = {"parameters": 135_000_000, "modelBytes": 270_000_000, "instructions": 80, "ranked": 22}

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_tokenizer import save_tokenizer
+
 from selfrewarding.contract import CONTRACT_VERSION, environment
 from selfrewarding.contract.artifacts import HELD_OUT, INSTRUCTIONS, PROMPTS, RANKED, stage_prefix
 from selfrewarding.contract.config import (
@@ -27,8 +30,6 @@ from selfrewarding.contract.program import Surroundings
 from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.folder import FolderStore
-from tests.support.scripted_server import ScriptedServer
-from tests.support.tiny_tokenizer import save_tokenizer
 
 MODEL = "m1-0123456789abcdef"
 
@@ -154,13 +155,14 @@ class Workplace:
             environment.SHARD: str(shard),
             **{environment.SERVER_URL[role]: server.url for role, server in servers.items()},
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "srr_sampler"],
-            env={**os.environ, **settings},
-            stdout=(folder / "log").open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with (folder / "log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "srr_sampler"],
+                env={**os.environ, **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
     def log(self, pod: str) -> str:
         """What a started program printed."""

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-
 from tests.support.tiny_tokenizer import decode
 
 Reply = Callable[["Asked", int], tuple[str, str]]
@@ -78,11 +77,17 @@ def default_reply(asked: Asked, seed: int) -> tuple[str, str]:
         if asked.body["stop"]:
             return f"It deals with the question ({seed}).", "stop"
         score = number_of("score", asked.prompt, seed, below=6)
-        forms = [f"It is fine.\nScore: {score}", f"Good.\n**Score:** {score}/5", f"Fair.\nScore: {score}.", "No idea."]
+        forms = [
+            f"It is fine.\nScore: {score}",
+            f"Good.\n**Score:** {score}/5",
+            f"Fair.\nScore: {score}.",
+            "No idea.",
+        ]
         return forms[number_of("form", asked.prompt, seed, below=4)], "stop"
     if asked.kind == "prompts":
         words = [
-            [f"w{number_of(asked.prompt, seed, item, word, below=100_000)}" for word in range(8)] for item in range(8)
+            [f"w{number_of(asked.prompt, seed, item, word, below=100_000)}" for word in range(8)]
+            for item in range(8)
         ]
         first = int(asked.prompt.rsplit("\n", 1)[-1].rstrip(".") or 9) if "messages" not in asked.body else 9
         lines = [" ".join(item) for item in words]
@@ -98,7 +103,13 @@ class ScriptedServer:
     """See the module. `delay` is how long a request takes, in seconds; `slots` how many are worked on at once."""
 
     def __init__(
-        self, model: str, reply: Reply = default_reply, *, delay: float = 0.0, port: int = 0, slots: int | None = None
+        self,
+        model: str,
+        reply: Reply = default_reply,
+        *,
+        delay: float = 0.0,
+        port: int = 0,
+        slots: int | None = None,
     ) -> None:
         self.model = model
         self.reply = reply
@@ -108,9 +119,6 @@ class ScriptedServer:
         self.requests: list[Asked] = []
         self.max_in_flight = 0
         self.max_sequences = 0
-        self.gate = threading.Event()
-        """Completions wait until this is set (it is, unless a test clears it)."""
-        self.gate.set()
         self._in_flight = 0
         self._sequences = 0
         self._faults: deque[Fault] = deque()
@@ -176,7 +184,7 @@ class ScriptedServer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        await web.SockSite(self._runner, listening, shutdown_timeout=0.05).start()
+        await web.SockSite(self._runner, listening).start()
         ready.set()
         await self._finished.wait()
         await self._runner.cleanup()
@@ -196,7 +204,9 @@ class ScriptedServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        asked = Asked(request.path, body, {k.lower(): v for k, v in request.headers.items()}, len(self.requests))
+        asked = Asked(
+            request.path, body, {k.lower(): v for k, v in request.headers.items()}, len(self.requests)
+        )
         self.requests.append(asked)
         if self._faults and asked.kind in self._faults[0].kinds:
             fault = self._faults.popleft()
@@ -204,7 +214,9 @@ class ScriptedServer:
                 request.transport.close()
                 return web.Response()
             return web.Response(
-                status=fault.status, body=fault.body or b'{"error":{"message":"as told"}}', headers=fault.headers
+                status=fault.status,
+                body=fault.body or b'{"error":{"message":"as told"}}',
+                headers=fault.headers,
             )
         if body["model"] != self.model:
             return web.json_response(
@@ -212,7 +224,9 @@ class ScriptedServer:
             )
         samples = int(body.get("n", 1))
         if body["temperature"] == 0 and samples > 1:
-            return web.json_response({"error": {"message": "n must be 1 when using greedy sampling"}}, status=400)
+            return web.json_response(
+                {"error": {"message": "n must be 1 when using greedy sampling"}}, status=400
+            )
         self._in_flight += 1
         self._sequences += samples
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
@@ -220,8 +234,6 @@ class ScriptedServer:
         try:
             async with self._slots:
                 await asyncio.sleep(self.delay)
-                while not self.gate.is_set():
-                    await asyncio.sleep(0.005)
             return web.json_response(self._answer(asked, samples))
         finally:
             self._in_flight -= 1
@@ -246,7 +258,9 @@ class ScriptedServer:
         allowed = asked.body.get("allowed_token_ids")
         if allowed:
             token = allowed[number_of("token", asked.prompt, seed, below=len(allowed))]
-            logprobs = {f"token_id:{one}": -1.0 - number_of(asked.prompt, one, below=300) / 100 for one in allowed}
+            logprobs = {
+                f"token_id:{one}": -1.0 - number_of(asked.prompt, one, below=300) / 100 for one in allowed
+            }
             top = {"tokens": [f"token_id:{token}"], "top_logprobs": [logprobs]}
             return {"index": index, "text": decode([token]), "finish_reason": "length", "logprobs": top}
         choices = (asked.body.get("structured_outputs") or {}).get("choice")

@@ -44,9 +44,7 @@ def stage_config(
 def surroundings(scratch: Path, *, pod: str = "pod-1") -> Surroundings:
     """What the environment of a container says."""
     scratch.mkdir(parents=True, exist_ok=True)
-    return Surroundings(
-        scratch=scratch, pod_uid=pod, attempt=1, shard=0, rank=0, started=time.monotonic()
-    )
+    return Surroundings(scratch=scratch, pod_uid=pod, attempt=1, shard=0, rank=0, started=time.monotonic())
 
 
 def finished(

@@ -22,9 +22,7 @@ POSITIONS = 16384
 def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: 256 bytes and four control tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(
-        models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[])
-    )
+    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(

@@ -92,4 +92,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    # transformers imports torch where it is installed (one environment for all programs): seconds for a tokenizer.
+    os.environ.setdefault("USE_TORCH", "0")
     sys.exit(main())

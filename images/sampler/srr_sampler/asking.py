@@ -12,7 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selfrewarding.contract import environment
@@ -42,6 +42,8 @@ class Stage:
     config: StageConfig
     here: Surroundings
     store: ArtifactStore
+    clients: list[CompletionClient] = field(default_factory=list)
+    """Made so far: they know why a stage waits."""
 
     @property
     def prefix(self) -> str:
@@ -69,7 +71,9 @@ class Stage:
             raise BadConfiguration(
                 f"no address for the {role} server: the environment variable {variable} is not set"
             )
-        return CompletionClient(role, self.config.servers[role], urls)
+        client = CompletionClient(role, self.config.servers[role], urls)
+        self.clients.append(client)
+        return client
 
     def commit(
         self,
@@ -139,9 +143,12 @@ async def _until_deadline(
         async with asyncio.timeout(max(0.0, left)):
             return await task
     except TimeoutError as error:
+        problems = (
+            "; ".join(client.problem for client in stage.clients if client.problem) or "it was under way"
+        )
         raise Retry(
-            f"not done after {stage.config.execution.deadline_seconds} s (limits.stageDeadlineSeconds); finished rows "
-            "are kept"
+            f"not done after {stage.config.execution.deadline_seconds} s (limits.stageDeadlineSeconds), finished rows "
+            f"are kept: {problems}"
         ) from error
     except asyncio.CancelledError:
         if not stopped:

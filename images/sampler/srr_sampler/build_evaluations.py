@@ -37,6 +37,8 @@ async def _work(stage: Stage) -> StageResult:
         raise BadConfiguration(f"a BuildEvaluations got the parameters of {parameters.kind}")
     judged = await judge_ranked(stage, RANKED, parameters.judge, parameters.evaluations.samples)
     settings = EvaluationSettings(
+        agreement=parameters.evaluations.agreement,
+        target=parameters.evaluations.target,
         most_common_share=Fraction(str(parameters.evaluations.most_common_share)),
         minimum=parameters.judge.scores.minimum,
         maximum=parameters.judge.scores.maximum,

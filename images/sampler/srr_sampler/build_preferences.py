@@ -105,6 +105,11 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
         report={
             "summary": summary.as_json(),
             "scoreHistogram": score_histogram(prompts, settings),
+            "scoreDifferences": _spread(
+                [float(pair.chosen_score - pair.rejected_score) for pair in preferences]
+            ),
+            "chosenLength": _spread([float(len(_texts(pair)[0])) for pair in preferences]),
+            "rejectedLength": _spread([float(len(_texts(pair)[1])) for pair in preferences]),
             "settings": _settings_as_used(settings, parameters),
         },
         seconds=time.monotonic() - here.started,
@@ -175,11 +180,7 @@ def metrics(
             found["pairYield"] = len(preferences) / summary.prompts
     if preferences:
         chosen, rejected = zip(*(_texts(pair) for pair in preferences), strict=True)
-        found["chosenLength"] = statistics.fmean(map(len, chosen))
-        found["lengthDifference"] = found["chosenLength"] - statistics.fmean(map(len, rejected))
-        found["scoreDifference"] = float(
-            mean(pair.chosen_score - pair.rejected_score for pair in preferences) or 0
-        )
+        found["lengthDifference"] = statistics.fmean(map(len, chosen)) - statistics.fmean(map(len, rejected))
     scored = list(_scored(prompts, settings))
     scores, lengths = [float(score) for score, _ in scored], [float(length) for _, length in scored]
     if len(set(scores)) > 1 and len(set(lengths)) > 1:
@@ -200,6 +201,18 @@ def _scored(prompts: Iterable[JudgedPrompt], settings: PairSettings) -> Iterator
             score = mean(response.scores)
             if score is not None and response.valid >= settings.min_valid:
                 yield score, len(response.text)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Lowest, median, mean and highest; None without values."""
+    if not values:
+        return None
+    return {
+        "lowest": min(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "highest": max(values),
+    }
 
 
 def _texts(pair: Preference) -> tuple[str, str]:

@@ -14,12 +14,13 @@ from typing import Any
 
 from selfrewarding.contract.artifacts import TOKENIZER
 from selfrewarding.contract.config import StageConfig
-from selfrewarding.contract.program import BadConfiguration
+from selfrewarding.contract.program import BadConfiguration, Retry
 from selfrewarding.data.chat import ChatEncoder, ChatTemplateError
 from selfrewarding.store.locate import open_store
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import download_folder, require_result
-from srr_sampler.tokenizer_checks import fetch_tokenizer
+from srr_sampler.model_checks import TOKENIZER_FILES
+from srr_sampler.tokenizer_checks import fetch_tokenizer, load_tokenizer
 
 _HUB = re.compile(r"hf://(?P<repo>[^@]+)(?:@(?P<revision>.+))?")
 
@@ -43,30 +44,39 @@ def policy_encoder(config: StageConfig, store: ArtifactStore, scratch: Path) -> 
     """The encoder of the model in training, from Prepare's result. Raises ParentMissing, BadConfiguration."""
     folder = scratch / "tokenizers" / "policy"
     download_folder(store, require_result(store, config.parents["prepare"]), TOKENIZER, folder)
-    return load_encoder(folder)
+    return load_encoder(folder, field="model", uri=config.store)
 
 
-def fixed_encoder(uri: str, role: str, scratch: Path) -> Encoder:
-    """The encoder of a fixed model (`judge.modelUri`, `promptGeneration.writer.modelUri`). Raises BadConfiguration."""
-    hub = _HUB.fullmatch(uri)
-    if hub is not None:
-        return load_encoder(hub["repo"], revision=hub["revision"])
-    folder = scratch / "tokenizers" / role
+def fixed_encoder(uri: str, *, field: str, scratch: Path) -> Encoder:
+    """The encoder of a fixed model; `field` is where the spec names it. Raises BadConfiguration, Retry, StoreError."""
+    folder = scratch / "tokenizers" / field
     # A restarted container finds what the one before it left.
     shutil.rmtree(folder, ignore_errors=True)
-    return load_encoder(fetch_tokenizer(open_store(uri), folder), shown=uri)
+    hub = _HUB.fullmatch(uri)
+    if hub is None:
+        fetch_tokenizer(open_store(uri), folder)
+    else:
+        _from_hub(hub["repo"], hub["revision"], folder)
+    return load_encoder(folder, field=field, uri=uri)
 
 
-def load_encoder(place: str | Path, *, revision: str | None = None, shown: str | None = None) -> Encoder:
-    """Load a tokenizer from a folder or a hub; `shown` is what a message calls the place. Raises BadConfiguration."""
-    from transformers import AutoTokenizer
-
-    called = shown or str(place)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(place), revision=revision or "main")
-    except (OSError, ValueError, KeyError) as error:
-        raise BadConfiguration(f"the tokenizer of {called} cannot be loaded: {error}") from error
+def load_encoder(folder: Path, *, field: str, uri: str) -> Encoder:
+    """Load a tokenizer; `field` and `uri` are what a message calls it. Raises BadConfiguration."""
+    tokenizer = load_tokenizer(folder, field=field, uri=uri)
     try:
         return Encoder(tokenizer, ChatEncoder(tokenizer))
     except ChatTemplateError as error:
-        raise BadConfiguration(f"the tokenizer of {called}: {error}") from error
+        raise BadConfiguration(f"{field}: the tokenizer of {uri}: {error}") from error
+
+
+def _from_hub(repo: str, revision: str | None, folder: Path) -> None:
+    import huggingface_hub
+
+    try:
+        huggingface_hub.snapshot_download(
+            repo, revision=revision, local_dir=folder, allow_patterns=[*TOKENIZER_FILES, "config.json"]
+        )
+    except Exception as error:
+        raise Retry(
+            f"the tokenizer of hf://{repo} cannot be fetched: {type(error).__name__}: {error}"
+        ) from error

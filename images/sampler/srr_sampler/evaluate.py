@@ -65,7 +65,6 @@ async def _work(stage: Stage) -> StageResult:
             "prompts": counts["prompts"],
             "unjudged": counts["responses_unjudged"],
             "pairs": counts["pairs_concordant"] + counts["pairs_discordant"] + counts["pairs_tied"],
-            "ties": counts["pairs_tied"],
             **judged.counted.counts(),
         },
         metrics=metrics,

@@ -35,7 +35,7 @@ from srr_sampler.harvest import NEW_ITEMS, Harvest, Shot, too_few, window_of
 from srr_sampler.sampling import CompletionRequest, Sampling, Seeds, seeds_of
 
 LOG = "completions"
-FLUSH_SECONDS = 3.0
+FLUSH_SECONDS = 2.0
 _LEAST_ROOM = 64
 _REASONS = {
     "too_short": "tooShort",
@@ -228,7 +228,7 @@ async def _writer(
     encoder = (
         policy_encoder(stage.config, stage.store, stage.here.scratch)
         if fixed is None
-        else fixed_encoder(fixed, "writer", stage.here.scratch)
+        else fixed_encoder(fixed, field="promptGeneration.writer.modelUri", scratch=stage.here.scratch)
     )
 
     async def ask_server(text: str, first_number: int, seed: int) -> Completions:

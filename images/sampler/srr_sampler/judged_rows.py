@@ -29,7 +29,7 @@ from srr_sampler.judging import LEAST_ROOM, TOO_LONG, Judge, Judged
 from srr_sampler.sampling import CompletionRequest, Sampling, Seeds
 
 LOG = "rows"
-FLUSH_SECONDS = 3.0
+FLUSH_SECONDS = 2.0
 _NEVER_FULL = 256 * 1024 * 1024
 """Chunks are written by the log's own thread when their time has come, never from the event loop."""
 

@@ -134,7 +134,8 @@ class LengthChecks:
                 BadConfiguration(
                     f"{out} of {len(prompts)} {name} prompts cannot be judged: judge prompt, answer and "
                     f"judge.maxTokens ({self._parameters.judge.max_tokens}) need {shortest} to {longest} "
-                    f"tokens (the longest: {sets.places[name].place(where)}), but {reason} is {limit}: raise it, or lower judge.maxTokens"
+                    f"tokens (the longest: {sets.places[name].place(where)}), but {reason} is {limit}: "
+                    "raise it, or lower judge.maxTokens"
                 )
             )
         return tuple(fitting)

@@ -92,7 +92,7 @@ async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -
         judge = Judge(
             client=client,
             served=served,
-            encoder=fixed_encoder(spec.model_uri, "judge", stage.here.scratch)
+            encoder=fixed_encoder(spec.model_uri, field="judge.modelUri", scratch=stage.here.scratch)
             if fixed and spec.model_uri is not None
             else policy_encoder(stage.config, stage.store, stage.here.scratch),
             spec=spec,

@@ -86,7 +86,9 @@ class _Rollout:
         judge = Judge(
             client=judging,
             served=judge_served,
-            encoder=encoder if judge_uri is None else fixed_encoder(judge_uri, "judge", stage.here.scratch),
+            encoder=encoder
+            if judge_uri is None
+            else fixed_encoder(judge_uri, field="judge.modelUri", scratch=stage.here.scratch),
             spec=parameters.judge,
             seeds=seeds,
         )

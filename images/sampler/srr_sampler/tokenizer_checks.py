@@ -114,8 +114,8 @@ def check_scores(tokenizer: Any, judge: JudgeSpec) -> None:
     if score_tokens(tokenizer, range(lowest, highest + 1)) is None:
         raise BadConfiguration(
             f"judge.scoring Expected reads the probabilities of the scores {lowest} to {highest} off one token, but "
-            "with the judge's tokenizer not every one of them is a token of its own. Set judge.scores.maximum to a score of "
-            "one digit, or judge.scoring to Sampled."
+            "with the judge's tokenizer not every one of them is a token of its own. Set judge.scores.maximum to a "
+            "score of one digit, or judge.scoring to Sampled."
         )
 
 

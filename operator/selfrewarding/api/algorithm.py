@@ -112,10 +112,10 @@ class PromptFiltersSpec(ApiModel):
 
     max_rouge_l: float = Field(default=0.7, gt=0, le=1)
     """A prompt is dropped if its ROUGE-L F1 to a seed or an accepted prompt is above this."""
-    min_words: int = Field(default=4, ge=1)
-    """Fewest words."""
-    max_words: int = Field(default=150, ge=1)
-    """Most words."""
+    min_words: int | None = Field(default=None, ge=1)
+    """Fewest words; absent: the language's own limit (English: Self-Instruct's 4; Korean: 2, its words hold more)."""
+    max_words: int | None = Field(default=None, ge=1)
+    """Most words; absent: the language's own limit (150)."""
     keywords: list[str] | None = None
     """Prompts that contain one of these words are dropped; absent: Self-Instruct's list in the language."""
     language: Language = "English"
@@ -233,6 +233,11 @@ class EvaluationsSpec(ApiModel):
 
     samples: int = Field(default=3, ge=1, le=64)
     """Judgements per ranked answer by the baseline (the paper does not state it)."""
+    agreement: Literal["NoneDiscordant", "AllConcordant"] = "NoneDiscordant"
+    """When a prompt is kept. NoneDiscordant: no pair of its answers is ordered against people, and at least one as they
+    did. AllConcordant: every pair that people ranked is ordered as they did."""
+    target: Literal["NearestMean", "All"] = "NearestMean"
+    """Which judgements become examples. NearestMean: the one nearest the answer's mean score, the first of several."""
     most_common_share: float = Field(default=0.4, gt=0, le=1)
     """The most common score is thinned out to at most this share of the EFT examples (the paper does not state it)."""
     min_examples: int = Field(default=1, ge=0)

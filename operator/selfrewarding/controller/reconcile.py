@@ -89,7 +89,8 @@ class Reconciler:
             return self._again(key, error, logging.DEBUG)
         except ClusterError as error:
             return self._again(key, error, logging.WARNING)
-        except Exception as error:  # noqa: BLE001 - a run must not take the loop, and so all others, down with it
+        except Exception as error:
+            # A run must not take the loop, and so all others, down with it.
             log.exception("%s/%s: a reconcile pass failed", key.namespace, key.name)
             return self._again(key, error, logging.DEBUG)
         self._failed.pop(key, None)
@@ -203,7 +204,9 @@ def with_condition(
             "type": kind,
             "status": value,
             "observed_generation": run.metadata.generation,
-            "last_transition_time": before.last_transition_time if before is not None and same else stamp(now),
+            "last_transition_time": before.last_transition_time
+            if before is not None and same
+            else stamp(now),
             "reason": reason,
             "message": message,
         }

@@ -25,7 +25,7 @@ In a cut generation the last line is never trusted if no line break follows it: 
 "Score: 45" or of "Score: 4/10". If that line is, or may become, a score line the judge was about to (re)state its
 score, so an earlier line is not taken either and the reason is `truncated`.
 
-A line with a text-direction override (U+202D, U+202E) shows other digits than it holds; it is malformed.
+Text-direction overrides (U+202D, U+202E) are not dropped: such a line shows other digits than it holds, and is none.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ _MAX_DECIMALS = 6
 _FOLD: dict[int, int | None] = {0xFF01 + offset: 0x21 + offset for offset in range(94)}
 _FOLD |= dict.fromkeys([0x00AD, 0x061C, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202D)])
 _FOLD |= dict.fromkeys([*range(0x2060, 0x2065), *range(0x2066, 0x206A)])
-_OVERRIDES = frozenset("\u202d\u202e")
 
 _OPENING = r"[ *_`#>+•-]*"
 _MARKS = r"[ *_`]*"
@@ -131,7 +130,7 @@ def _read_line(
     if _BEGINS_LIKE_SCORE_LINE.match(line) is None:
         return None, None
     match = _SCORE_LINE.fullmatch(line)
-    if match is None or len(raw) > _MAX_LINE or not _OVERRIDES.isdisjoint(line):
+    if match is None or len(raw) > _MAX_LINE:
         return None, "malformed"
     rest = _REST.fullmatch(" ".join(_EMPHASIS.sub("", match["rest"]).split(" ")).strip())
     if rest is None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from selfrewarding.api.run import RawObject, SelfRewardingRun, SelfRewardingRunStatus
 from selfrewarding.cluster.protocol import Conflict, Forbidden, NotFound, RunKey, Unavailable
@@ -67,6 +66,8 @@ class LocalCluster:
         """Set whenever a pass could find something new; the waiter clears it."""
         self.killed_at_start = 0
         """Processes of an earlier start that had to be killed."""
+        self.failed_log: Path | None = None
+        """Log of the last pod that failed by itself."""
         self._record = record
         self._devices = Devices(visible_gpus(machine.user_env))
         self._on_event = on_event
@@ -96,9 +97,13 @@ class LocalCluster:
         ]
         sessions = [session for record in records for session in record.sessions]
         try:
-            self.killed_at_start = await asyncio.to_thread(processes.kill_survivors, self.state.root, sessions)
+            self.killed_at_start = await asyncio.to_thread(
+                processes.kill_survivors, self.state.root, sessions
+            )
         except TimeoutError as error:
-            raise LocalError(f"{error}: end them by hand, or restart the machine, then start again") from error
+            raise LocalError(
+                f"{error}: end them by hand, or restart the machine, then start again"
+            ) from error
         for path in sorted(self.state.objects.glob("*.json")):
             manifest = read_json(path)
             self._objects[manifest["kind"], manifest["metadata"]["name"]] = manifest
@@ -126,6 +131,7 @@ class LocalCluster:
 
     async def create(self, run: SelfRewardingRun, manifest: RawObject) -> None:
         """See `Cluster.create`."""
+        del run
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind not in KINDS:
             raise NotFound(f"the local backend has no {kind}: it knows {', '.join(KINDS)}")
@@ -172,7 +178,9 @@ class LocalCluster:
         """See `Cluster.patch_status`."""
         version = self._record.object["metadata"]["resourceVersion"]
         if run.metadata.resource_version != version:
-            raise Conflict(f"the run has changed: resourceVersion {version}, not {run.metadata.resource_version}")
+            raise Conflict(
+                f"the run has changed: resourceVersion {version}, not {run.metadata.resource_version}"
+            )
         record = with_status(self._record, status)
         try:
             save_record(self.state, record)
@@ -213,7 +221,9 @@ class LocalCluster:
         for pod in list(self._pods.values()):
             if pod.task is not None and not pod.task.done():
                 pod.runner.terminate()
-        while tasks := [pod.task for pod in self._pods.values() if pod.task is not None and not pod.task.done()]:
+        while tasks := [
+            pod.task for pod in self._pods.values() if pod.task is not None and not pod.task.done()
+        ]:
             await asyncio.wait(tasks)
 
     def kill(self) -> None:
@@ -264,7 +274,7 @@ class LocalCluster:
 
     def _addresses(self, host: str) -> Sequence[str]:
         """Addresses of all pods behind a Service, by the first part of its DNS name."""
-        service = self._objects.get(("Service", urlsplit(f"//{host}").hostname.partition(".")[0] if host else ""))
+        service = self._objects.get(("Service", host.partition(".")[0]))
         selector = (service or {}).get("spec", {}).get("selector") or {}
         if not selector:
             return ()
@@ -343,6 +353,8 @@ class LocalCluster:
             pod.record.phase, pod.record.reason, pod.record.exit_code = Phase.FAILED, "Error", 128
             pod.record.waiting_message = "srr itself failed; see the log of srr"
         self._devices.give_back(pod.record.uid)
+        if pod.record.phase is Phase.FAILED and pod.record.deleting_since is None:
+            self.failed_log = Path(pod.record.log)
         if pod.record.deleting_since is not None:
             self._drop(pod)
         owner = self._objects.get((pod.record.owner_kind, pod.record.owner_name))
@@ -370,7 +382,12 @@ class LocalCluster:
         if record.scratch is not None:
             shutil.rmtree(record.scratch, ignore_errors=True)
         # A Deployment makes new pods for those that are lost; pods of deleted objects are gone with their node.
-        if not is_ours or owner is None or record.owner_kind == "Deployment" or record.deleting_since is not None:
+        if (
+            not is_ours
+            or owner is None
+            or record.owner_kind == "Deployment"
+            or record.deleting_since is not None
+        ):
             shutil.rmtree(folder, ignore_errors=True)
             return
         template, policy = workloads.template_of(owner, record.index)

@@ -14,7 +14,9 @@ def visible_gpus(env: Mapping[str, str], dev: Path = Path("/dev")) -> tuple[str,
     chosen = env.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return tuple(part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1"))
-    numbers = [int(match[1]) for path in dev.glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", path.name))]
+    numbers = [
+        int(match[1]) for path in dev.glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", path.name))
+    ]
     return tuple(str(number) for number in sorted(numbers))
 
 

@@ -111,6 +111,10 @@ def rivals(own: StateFolder, artifacts: str) -> tuple[Rival, ...]:
         run = "/".join(other.root.parts[-2:])
         for manifest in manifests:
             label = ((manifest or {}).get("metadata", {}).get("labels") or {}).get(labels.ARTIFACT)
-            if label and manifest["kind"] in ("Job", "PyTorchJob") and manifest["status"].get("phase") is None:
+            if (
+                label
+                and manifest["kind"] in ("Job", "PyTorchJob")
+                and manifest["status"].get("phase") is None
+            ):
                 found.append(Rival(run=run, artifact=label))
     return tuple(found)

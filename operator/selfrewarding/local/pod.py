@@ -99,7 +99,9 @@ class PodRunner:
         self._current: Running | None = None
         self._deleted = asyncio.Event()
 
-    async def run(self, *, workload_env: dict[str, str], devices: Sequence[str], processes_in_all: int) -> None:
+    async def run(
+        self, *, workload_env: dict[str, str], devices: Sequence[str], processes_in_all: int
+    ) -> None:
         """Run the pod to its end. Never raises but for cancellation."""
         record = self.record
         record.scheduled, record.scheduling_message = True, None
@@ -206,12 +208,17 @@ class PodRunner:
             return Ended(143)
         record = self.record
         around = self._around
-        what = launch(container, self.spec, place, volumes, around.machine, around.addresses, around.config_maps)
+        what = launch(
+            container, self.spec, place, volumes, around.machine, around.addresses, around.config_maps
+        )
         is_program = container is self.spec.program
         oom_before = processes.oom_kills()
         place.termination.unlink(missing_ok=True)
         running = await processes.start(
-            what, log=Path(record.log), exit_file=exit_file(self._folder, container.name), grace=self.spec.grace
+            what,
+            log=Path(record.log),
+            exit_file=exit_file(self._folder, container.name),
+            grace=self.spec.grace,
         )
         self._current = running
         record.sessions = [*record.sessions[-8:], running.session]

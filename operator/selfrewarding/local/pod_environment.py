@@ -20,6 +20,7 @@ from selfrewarding.api.run import RawObject
 from selfrewarding.contract import environment
 from selfrewarding.local.pod_spec import ContainerSpec, PodSpec, UnsupportedManifest
 from selfrewarding.store.locate import open_store
+from selfrewarding.store.protocol import ArtifactStore
 
 MARKER = "SRR_LOCAL_POD"
 """`<state folder>:<pod uid>` in the environment of every process of a pod: by it a later start finds survivors."""
@@ -67,7 +68,9 @@ class Machine:
         env |= {name: self.user_env[name] for name in _PASSED_ON if name in self.user_env}
         if "PYTHONPATH" in env:
             # Relative entries mean the user's folder, and pods start in another one.
-            env["PYTHONPATH"] = os.pathsep.join(str(Path(part).absolute()) for part in env["PYTHONPATH"].split(os.pathsep))
+            env["PYTHONPATH"] = os.pathsep.join(
+                str(Path(part).absolute()) for part in env["PYTHONPATH"].split(os.pathsep)
+            )
         return env
 
     def store_env(self, declared: Mapping[str, str]) -> dict[str, str]:
@@ -80,7 +83,7 @@ class Machine:
         return own
 
 
-def open_run_store(uri: str, machine: Machine) -> Any:
+def open_run_store(uri: str, machine: Machine) -> ArtifactStore:
     """The run's artifact store as its pods see it. Raises store.errors.StoreError."""
     return open_store(uri, {**machine.user_env, **machine.store_env({})})
 
@@ -119,7 +122,9 @@ class Launch:
     working_dir: Path
 
 
-def make_volumes(pod: PodSpec, place: PodPlace, config_maps: Callable[[str], RawObject | None]) -> dict[str, Path]:
+def make_volumes(
+    pod: PodSpec, place: PodPlace, config_maps: Callable[[str], RawObject | None]
+) -> dict[str, Path]:
     """Create the folders of a pod's volumes; returns them by name. Raises OSError, UnsupportedManifest."""
     folders: dict[str, Path] = {}
     at_tmp = {mount.volume for mount in pod.program.mounts if mount.path == "/tmp"}  # noqa: S108 - a container's path
@@ -178,9 +183,13 @@ def launch(
     env |= declared
     env[MARKER] = f"{place.state}:{place.uid}"
     command = tuple(expand(word, env) for word in container.command)
-    working_dir = Path(_rewrite_path(container.working_dir, paths)) if container.working_dir else place.scratch
+    working_dir = (
+        Path(_rewrite_path(container.working_dir, paths)) if container.working_dir else place.scratch
+    )
     Path(env["HOME"]).mkdir(parents=True, exist_ok=True)
-    return Launch((_program(command[0], env), *command[1:]), env, working_dir if working_dir.is_dir() else place.scratch)
+    return Launch(
+        (_program(command[0], env), *command[1:]), env, working_dir if working_dir.is_dir() else place.scratch
+    )
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
@@ -202,7 +211,11 @@ def _program(name: str, env: Mapping[str, str]) -> str:
 
 def _real_paths(container: ContainerSpec, place: PodPlace, volumes: Mapping[str, Path]) -> dict[str, Path]:
     """Real path by container path, for mounts and the termination message."""
-    paths = {mount.path: volumes[mount.volume] / mount.sub_path for mount in container.mounts if mount.volume in volumes}
+    paths = {
+        mount.path: volumes[mount.volume] / mount.sub_path
+        for mount in container.mounts
+        if mount.volume in volumes
+    }
     paths[container.termination_path] = place.termination
     return paths
 
@@ -216,7 +229,9 @@ def _rewrite_path(value: str, paths: Mapping[str, Path]) -> str:
     return value
 
 
-def _rewritten(name: str, value: str, paths: Mapping[str, Path], addresses: Callable[[str], Sequence[str]]) -> str:
+def _rewritten(
+    name: str, value: str, paths: Mapping[str, Path], addresses: Callable[[str], Sequence[str]]
+) -> str:
     if name in environment.SERVER_URL.values():
 
         def real(match: re.Match[str]) -> str:
@@ -246,12 +261,15 @@ def _value(
         return machine.user_env.get(entry["name"]) if needed else None
     if "configMapKeyRef" in source:
         found = config_maps(source["configMapKeyRef"]["name"])
-        return (found or {}).get("data", {}).get(source["configMapKeyRef"]["key"])
+        data: Mapping[str, str] = (found or {}).get("data") or {}
+        return data.get(source["configMapKeyRef"]["key"])
     if "resourceFieldRef" in source:
         return _resource(source["resourceFieldRef"]["resource"], machine)
     if "fieldRef" in source:
         return _field(source["fieldRef"]["fieldPath"], pod, place)
-    raise UnsupportedManifest(f"the variable {entry['name']} comes from {', '.join(source)}: not known to the local backend")
+    raise UnsupportedManifest(
+        f"the variable {entry['name']} comes from {', '.join(source)}: not known to the local backend"
+    )
 
 
 def _field(path: str, pod: PodSpec, place: PodPlace) -> str:
@@ -282,7 +300,8 @@ def _resource(name: str, machine: Machine) -> str:
             return str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         case "ephemeral-storage":
             return str(shutil.disk_usage("/").free)
-    raise UnsupportedManifest(f"the resource {name} of a container is not known to the local backend")
+        case _:
+            raise UnsupportedManifest(f"the resource {name} of a container is not known to the local backend")
 
 
 def _env_from(
@@ -303,7 +322,9 @@ def _write_config_map(
 ) -> None:
     found = config_maps(reference["name"])
     data: Mapping[str, str] = (found or {}).get("data") or {}
-    wanted = {item["key"]: item["path"] for item in reference.get("items") or ()} or {key: key for key in data}
+    wanted = {item["key"]: item["path"] for item in reference.get("items") or ()} or {
+        key: key for key in data
+    }
     for key, path in wanted.items():
         if key in data:
             target = folder / path

@@ -12,6 +12,8 @@ from selfrewarding.api.run import RawObject
 
 PROGRAMS = ("vllm", "sampler", "pytorch")
 """Names of the containers that hold our programs."""
+RestartPolicy = Literal["Always", "OnFailure", "Never"]
+
 DEFAULT_GRACE = 30.0
 """Kubernetes' default of terminationGracePeriodSeconds."""
 
@@ -67,7 +69,7 @@ class PodSpec:
     init: tuple[ContainerSpec, ...] = ()
     program: ContainerSpec
     volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    restart_policy: RestartPolicy = "Always"
     grace: float = DEFAULT_GRACE
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -83,15 +85,15 @@ def read_pod(template: RawObject, *, restart_policy: str | None = None) -> PodSp
     named = [container for container in containers if container["name"] in PROGRAMS]
     # Further containers come from the user's pod template (log shippers and the like): nothing of ours asks them.
     program = (named or containers)[0]
-    policy = restart_policy or spec.get("restartPolicy", "Always")
-    if policy not in ("Always", "OnFailure", "Never"):
-        policy = "Never"  # PyTorchJob's ExitCode: the pods themselves are never restarted
+    asked = restart_policy or spec.get("restartPolicy", "Always")
+    # PyTorchJob's ExitCode: the pods themselves are never restarted.
+    policies: dict[str, RestartPolicy] = {"Always": "Always", "OnFailure": "OnFailure"}
     metadata = template.get("metadata") or {}
     return PodSpec(
         init=tuple(_container(container) for container in spec.get("initContainers") or ()),
         program=_container(program),
         volumes={volume["name"]: volume for volume in spec.get("volumes") or ()},
-        restart_policy=policy,
+        restart_policy=policies.get(asked, "Never"),
         grace=float(spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE)),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
@@ -121,7 +123,11 @@ def _container(raw: RawObject) -> ContainerSpec:
         env=tuple(raw.get("env") or ()),
         env_from=tuple(raw.get("envFrom") or ()),
         mounts=tuple(
-            Mount(volume=mount["name"], path=mount["mountPath"].rstrip("/") or "/", sub_path=mount.get("subPath", ""))
+            Mount(
+                volume=mount["name"],
+                path=mount["mountPath"].rstrip("/") or "/",
+                sub_path=mount.get("subPath", ""),
+            )
             for mount in raw.get("volumeMounts") or ()
         ),
         termination_path=raw.get("terminationMessagePath", "/dev/termination-log"),

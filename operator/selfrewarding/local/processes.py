@@ -151,9 +151,13 @@ def kill_survivors(
     known = list(sessions)
     killed: set[int] = set()
     until = time.monotonic() + timeout
-    while left := [pid for pid, owner in survivors(state, known).items() if uid in (None, owner) or owner is None]:
+    while left := [
+        pid for pid, owner in survivors(state, known).items() if uid in (None, owner) or owner is None
+    ]:
         if time.monotonic() > until:
-            raise TimeoutError(f"processes {', '.join(map(str, sorted(left)))} of an earlier start do not end")
+            raise TimeoutError(
+                f"processes {', '.join(map(str, sorted(left)))} of an earlier start do not end"
+            )
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

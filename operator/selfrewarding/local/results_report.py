@@ -123,7 +123,8 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
             _number(row.prompts) + _reasons("dropped", row.dropped),
             _number(row.answers),
             _judgements(row),
-            _number(row.pairs) + _reasons("without", {**({"ties": row.ties} if row.ties else {}), **row.unpaired}),
+            _number(row.pairs)
+            + _reasons("without", {**({"ties": row.ties} if row.ties else {}), **row.unpaired}),
             _accuracy(row),
             "–" if row.loss is None else f"{row.loss:.4f}",
             "–" if row.reward_margin is None else f"{row.reward_margin:+.4f}",

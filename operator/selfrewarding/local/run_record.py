@@ -76,7 +76,10 @@ def load_record(state: StateFolder) -> RunRecord | None:
     try:
         record = RunRecord.model_validate(value)
         uri, identity = record.object["spec"]["artifacts"]["uri"], record.object["metadata"]
-        known = isinstance(uri, str) and {"name", "namespace", "uid", "generation", "resourceVersion"} <= identity.keys()
+        known = (
+            isinstance(uri, str)
+            and {"name", "namespace", "uid", "generation", "resourceVersion"} <= identity.keys()
+        )
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         known, reason = False, str(error).splitlines()[0]
     else:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunSpec
@@ -67,13 +66,17 @@ def model_folder(store: ArtifactStore, model: ModelStatus) -> str | None:
     return str(store.root / inside) if isinstance(store, FolderStore) else f"{store.uri}/{inside}"
 
 
-def run_index(run: SelfRewardingRun, spec: SelfRewardingRunSpec, stages: list[Stage], usage: Mapping[str, int]) -> Any:
+def run_index(
+    run: SelfRewardingRun, spec: SelfRewardingRunSpec, stages: list[Stage], usage: Mapping[str, int]
+) -> Any:
     """The document `runs/<namespace>/<name>/index.json`: from the run to everything that it made."""
     status = run.status
     return {
         "run": {"namespace": run.metadata.namespace, "name": run.metadata.name, "uid": run.metadata.uid},
         "generation": run.metadata.generation,
-        "pinned": status.pinned.model_dump(mode="json", by_alias=True, exclude_none=True) if status.pinned else None,
+        "pinned": status.pinned.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if status.pinned
+        else None,
         "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
         "stages": [
             {
@@ -86,7 +89,9 @@ def run_index(run: SelfRewardingRun, spec: SelfRewardingRunSpec, stages: list[St
             }
             for stage in stages
         ],
-        "models": [model.model_dump(mode="json", by_alias=True, exclude_none=True) for model in status.models],
+        "models": [
+            model.model_dump(mode="json", by_alias=True, exclude_none=True) for model in status.models
+        ],
         "results": {
             key: summary.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             for key, summary in status.results.items()
@@ -98,8 +103,3 @@ def write_index(store: ArtifactStore, run: SelfRewardingRun, document: Any) -> N
     """Write the index with the artifacts. Raises StoreError."""
     key = f"{run_prefix(run.metadata.namespace or 'default', run.metadata.name)}/{INDEX}"
     store.write(key, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def folder_of(store: ArtifactStore) -> Path | None:
-    """The store's folder on this machine, None for a real bucket."""
-    return store.root if isinstance(store, FolderStore) else None

@@ -59,7 +59,8 @@ def look(manifest: RawObject, pods: Sequence[PodRecord]) -> Verdict:
             return _job(manifest, pods)
         case "PyTorchJob":
             return _pytorch_job(manifest, pods)
-    return Verdict()
+        case _:
+            return Verdict()
 
 
 def _deployment(manifest: RawObject, pods: Sequence[PodRecord]) -> Verdict:
@@ -70,7 +71,11 @@ def _deployment(manifest: RawObject, pods: Sequence[PodRecord]) -> Verdict:
     return Verdict(
         start=tuple(
             WantedPod(
-                name=f"{name}-{slot}", index=slot, template=spec["template"], processes=replicas, port=ports[slot]
+                name=f"{name}-{slot}",
+                index=slot,
+                template=spec["template"],
+                processes=replicas,
+                port=ports[slot],
             )
             for slot in range(replicas)
             if slot not in taken
@@ -89,7 +94,9 @@ def _job(manifest: RawObject, pods: Sequence[PodRecord]) -> Verdict:
     live = [pod for pod in pods if not pod.ended]
     if len(failed) > int(spec.get("backoffLimit", 6)):
         last = failed[-1]
-        message = f"BackoffLimitExceeded: pod {last.name} failed with {last.reason} (exit code {last.exit_code})"
+        message = (
+            f"BackoffLimitExceeded: pod {last.name} failed with {last.reason} (exit code {last.exit_code})"
+        )
         return Verdict(end=Phase.FAILED, message=message, stop=tuple(pod.uid for pod in live))
     done = {pod.index for pod in mine if pod.phase is Phase.SUCCEEDED}
     if len(done) >= completions:

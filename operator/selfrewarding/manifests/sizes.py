@@ -6,13 +6,18 @@ P stands for the number of parameters; float32 master weights are 4 P bytes (num
 
 from dataclasses import dataclass
 
+from selfrewarding.api.algorithm import OptimisationSpec
+from selfrewarding.contract.config import PreferenceOptimizeParameters
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.manifests.quantities import GIB, parse_quantity
-from selfrewarding.plan.graph import Holder
+from selfrewarding.plan import estimates
+from selfrewarding.plan.graph import Holder, Stage
 
 DEFAULT_KV_CACHE = GIB
 """Key-value cache of a server on CPU, in bytes, where the pool does not say."""
+LIBRARIES = 4 * GIB
+"""Host memory of torch, CUDA, NCCL and DeepSpeed in a process, in bytes; a limit below it would end every job."""
 FETCH_RATE = 50e6
 """Bytes per second at which a model comes at least from the store, and from the disk to the server."""
 
@@ -81,27 +86,25 @@ def training_shm(context: RunContext) -> int:
     return GIB * context.spec.training.gpus_per_node
 
 
-def training_memory(context: RunContext) -> int | None:
-    """Memory of a training pod.
-
-    On GPUs each process reads the float32 weights through host memory (under ZeRO-3 in shares), offload adds what it
-    keeps there: 12 P of master weights and Adam's moments, 4 P of weights. On CPU everything is there: weights,
-    gradients, moments (4 + 4 + 8 bytes each), the reference of DPO, and activations.
-    """
+def training_memory(context: RunContext, stage: Stage) -> int | None:
+    """Memory of a training pod: the planner's estimate of host memory, and what it leaves out since it decides nothing
+    about fitting: shared memory, on GPUs the libraries of each process, under ZeRO-3 the model as it is gathered to be
+    saved (4 P)."""
     parameters = _parameters(context)
     if not parameters:
         return None
-    training, zero = context.spec.training, context.spec.training.deepspeed
-    processes, ranks = training.gpus_per_node, training.gpus_per_node * training.nodes
-    if training.device == "Cpu":
-        weights = 8 / (ranks if zero.zero_stage == 3 else 1)
-        gradients = 4 / (ranks if zero.zero_stage >= 2 else 1)
-        moments = 8 / (ranks if zero.zero_stage >= 1 else 1)
-        per_process = (weights + gradients + moments) * parameters + 4 * GIB
-        return int(processes * per_process) + training_shm(context)
-    loaded = 4 * parameters * (2 if zero.zero_stage == 3 else processes)
-    offloaded = (12 * zero.offload_optimizer + 4 * zero.offload_parameters) * parameters / training.nodes
-    return int(loaded + 1.2 * offloaded) + 8 * GIB * processes + training_shm(context)
+    match stage.parameters:
+        case PreferenceOptimizeParameters(positive_only=False, dpo=dpo):
+            settings: OptimisationSpec = dpo
+        case _:
+            settings = context.spec.sft
+    memory = estimates.training_memory(
+        parameters, context.spec.training, settings, pairs=settings is not context.spec.sft
+    )
+    training = context.spec.training
+    libraries = LIBRARIES * training.gpus_per_node if training.device == "Cuda" else 0
+    gathered = 4 * parameters if training.deepspeed.zero_stage == 3 else 0
+    return memory.host + libraries + gathered + training_shm(context)
 
 
 def training_disk(context: RunContext) -> Disk | None:

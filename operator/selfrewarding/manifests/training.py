@@ -92,7 +92,7 @@ def _template(context: RunContext, stage: Stage, attempt: int) -> dict[str, obje
                 resources=resources(
                     spec.resources,
                     cpu="1",
-                    memory=sizes.training_memory(context),
+                    memory=sizes.training_memory(context, stage),
                     disk=disk_request(disk),
                     gpus={context.spec.scheduling.gpu_resource: spec.gpus_per_node} if gpu else None,
                 ),

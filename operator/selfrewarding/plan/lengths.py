@@ -12,6 +12,8 @@ from selfrewarding.api.run import SelfRewardingRunSpec
 
 TOKENS_PER_WORD = 2
 CHARACTERS_PER_TOKEN = 3
+MAX_WORDS = 150
+"""Self-Instruct's limit, where `promptGeneration.filters.maxWords` is absent."""
 BUILT_IN_JUDGE_TEMPLATE = 768
 """Tokens of the built-in judge prompts; the Korean one is the longer."""
 CHAT_TEMPLATE = 64
@@ -47,7 +49,7 @@ def writer(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
 
 def _prompt(spec: SelfRewardingRunSpec) -> int:
     """A generated prompt at its longest."""
-    return spec.prompt_generation.filters.max_words * TOKENS_PER_WORD
+    return (spec.prompt_generation.filters.max_words or MAX_WORDS) * TOKENS_PER_WORD
 
 
 def _answering(spec: SelfRewardingRunSpec) -> int:

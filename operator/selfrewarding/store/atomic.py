@@ -39,17 +39,22 @@ class PendingFile:
         self._side_used = True
         return self.path.with_name(f"{self.path.name}.side")
 
-    def replace(self, mode: int, *, side: bool = False) -> None:
-        """Make the content durable, give it `mode`, and put it in the target's place in one step."""
-        source = self._finish(mode, side=side)
+    def replace(self, mode: int, *, side: bool = False, durable: bool = True) -> None:
+        """Give the content `mode` and put it in the target's place in one step.
+
+        `durable=False` leaves writing to the disk to the operating system: right for a copy that is checked by its
+        digest before it is used again.
+        """
+        source = self._finish(mode, side=side, durable=durable)
         source.replace(self.target)
         # rename() does nothing when both names are links to one file already: then the source is still there.
         source.unlink(missing_ok=True)
-        sync_folder(self.target.parent)
+        if durable:
+            sync_folder(self.target.parent)
 
     def create(self, mode: int) -> bool:
         """Like `replace`, but only if the target does not exist. Exactly one of many callers gets True."""
-        source = self._finish(mode, side=False)
+        source = self._finish(mode, side=False, durable=True)
         try:
             os.link(source, self.target)
         except FileExistsError:
@@ -74,18 +79,20 @@ class PendingFile:
             # Closing flushes what is buffered; on a full disk that fails once more, and it is wanted no more.
             self.file.close()
 
-    def _finish(self, mode: int, *, side: bool) -> Path:
+    def _finish(self, mode: int, *, side: bool, durable: bool) -> Path:
         if not side:
             self.file.flush()
             os.fchmod(self.file.fileno(), mode)
-            os.fsync(self.file.fileno())
+            if durable:
+                os.fsync(self.file.fileno())
             return self.path
         descriptor = os.open(self.side_path, os.O_RDONLY)
         try:
             # A hard link to somebody else's file has its mode already, and only the owner could change it.
             with contextlib.suppress(PermissionError):
                 os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         return self.side_path

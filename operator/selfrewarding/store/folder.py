@@ -233,7 +233,7 @@ class FolderStore:
                     else:
                         digest = _copy(stored, unfinished.file, stop)
                 require(digest, expected, f"the object {source}")
-                unfinished.replace(_FILE_MODE, side=linked)
+                unfinished.replace(_FILE_MODE, side=linked, durable=False)
         except OSError as error:
             raise from_os_error(error, "write", target) from error
         return digest

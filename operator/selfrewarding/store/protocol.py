@@ -7,7 +7,7 @@ Neighbours: `folder.FolderStore` and `s3.S3Store` implement it, `locate.open_sto
 Promises that both adapters keep:
 - A reader sees an object whole or not at all; a killed writer leaves nothing visible.
 - `create` has exactly one winner, also between machines.
-- Writes are durable when the call returns.
+- What is written to a store is on its disks when the call returns; a downloaded file may not be yet.
 - Every error is a `StoreError`; no message, log line or repr holds a credential.
 - All methods may be called from several threads at once.
 """

@@ -240,7 +240,7 @@ class S3Store:
                     coming.result()
                 digest = digest_file(unfinished.side_path)
                 require(digest, expected, f'the object "{path}" in {self._place}')
-                unfinished.replace(_FILE_MODE, side=True)
+                unfinished.replace(_FILE_MODE, side=True, durable=False)
         except OSError as error:
             raise from_os_error(error, "write", target) from error
         return digest

@@ -66,7 +66,7 @@ _CLOCK = "This machine's clock differs from the store's by too much: set it righ
 _FULL = "The store is full or over its quota: delete results that are no longer needed, or enlarge it."
 _BUSY = "The store is overloaded or failing; the same call may succeed later."
 
-# Error code → class, what to do. From the S3 API's list of error responses, and MinIO's and Ceph's for full disks.
+# Error code → class, what to do. From the S3 API's list of error responses, and what MinIO and versitygw add.
 _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     "NoSuchBucket": (
         NotFound,
@@ -84,6 +84,7 @@ _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     "ObjectLocked": (Denied, "The object is locked against changes."),
     "InvalidAccessKeyId": (Denied, _BAD_CREDENTIALS),
     "SignatureDoesNotMatch": (Denied, _BAD_CREDENTIALS),
+    "XAdminUserNotFound": (Denied, _BAD_CREDENTIALS),
     "InvalidToken": (Denied, _BAD_CREDENTIALS),
     "ExpiredToken": (Denied, _EXPIRED),
     "TokenRefreshRequired": (Denied, _EXPIRED),

@@ -54,6 +54,13 @@ def test_texts_are_put_in_once_and_never_looked_at_again(text: str) -> None:
     assert prompt.render((Message("user", text),), text) == f"I: {text} R: {text} {{other}}"
 
 
+def test_an_instruction_that_names_a_placeholder_does_not_pull_the_answer_in() -> None:
+    prompt = JudgePrompt("I: {instruction} R: {response}")
+    assert (
+        prompt.render((Message("user", "{response}"),), "{instruction}") == "I: {response} R: {instruction}"
+    )
+
+
 @given(st.text(), st.text())
 def test_any_texts_stand_in_the_turn_as_they_are(question: str, answer: str) -> None:
     prompt = JudgePrompt("<{instruction}|{response}>")

@@ -84,6 +84,7 @@ NOT_TAKEN = {
     "a dash": ("Score - 4", "malformed"),
     "no colon": ("Score 4", "malformed"),
     "a direction override that shows another number": ("Score: \u202e4", "malformed"),
+    "a direction override behind the number": ("Score: 4\u202e", "malformed"),
     "placeholder brackets": ("Score: <4>", "malformed"),
     "a denominator that is zero": ("Score: 4/0", "malformed"),
     "a denominator with a space in its digits": ("Score: 4/5 0", "malformed"),

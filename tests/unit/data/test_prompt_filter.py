@@ -170,6 +170,12 @@ def test_every_verdict_and_score_is_rouge_scores_own(threshold: float) -> None:
     )
 
 
+def test_a_prompt_exactly_at_the_threshold_is_accepted() -> None:
+    prompts = PromptFilter(["alpha beta gamma delta"], threshold=0.5)
+    assert prompts.offer(1, "alpha beta one two") == Verdict(1, True, None, 0.5, "seed-0")
+    assert prompts.offer(2, "alpha beta gamma three").reason == "similar"
+
+
 def test_f1_is_bitwise_that_of_rouge_score_at_every_length() -> None:
     """35 common tokens of 60 and 40 are 0.7000000000000001 to rouge-score: exact fractions would accept there."""
     assert rouge_l_f1(35, 60, 40) > 0.7

@@ -8,6 +8,7 @@ from manifest_scenarios import CPU, LLAMA2_70B, PAPER, SMOLLM2, Plan, plan
 from selfrewarding.api.run import RawObject
 from selfrewarding.contract import environment
 from selfrewarding.contract.stages import TRAINING, StageKind
+from selfrewarding.plan import estimates
 
 TRAINED = sorted(TRAINING)
 
@@ -142,9 +143,9 @@ def test_offload_asks_for_the_memory_that_it_moves_to_the_host() -> None:
     assert extra >= 12 * LLAMA2_70B["parameters"]
 
 
-def test_the_quickstart_model_trains_on_cpu_within_eight_gigabytes() -> None:
+def test_the_quickstart_model_trains_on_cpu_within_ten_gigabytes() -> None:
     without = {name: value for name, value in CPU["training"].items() if name != "resources"}
-    assert memory(plan({**CPU, "training": without}, counts=SMOLLM2)) < 9 * 2**30
+    assert memory(plan({**CPU, "training": without}, counts=SMOLLM2)) < 10 * 2**30
 
 
 def test_memory_is_left_open_while_nobody_knows_the_model() -> None:
@@ -166,3 +167,14 @@ def test_shared_memory_is_memory_and_scratch_is_disk() -> None:
     assert found["shm"]["medium"] == "Memory"
     assert "medium" not in found["scratch"]
     assert env(job())[environment.SCRATCH] == "/scratch"
+
+
+def test_memory_is_what_the_plan_shows_and_what_libraries_take_besides() -> None:
+    made = plan(PAPER, counts=LLAMA2_70B)
+    shown = estimates.training_memory(
+        LLAMA2_70B["parameters"], made.context.spec.training, made.context.spec.dpo, pairs=True
+    )
+    gathered = 4 * LLAMA2_70B["parameters"]
+    assert memory(made) >= shown.host + gathered + 8 * 2**30
+    without = plan(counts=LLAMA2_70B)
+    assert memory(plan({"training": {"deepspeed": {"zeroStage": 3}}}, counts=LLAMA2_70B)) > memory(without)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.stages import finished, reference, stage_config, surroundings
+
 from selfrewarding.api.algorithm import PreferencesSpec
 from selfrewarding.contract.artifacts import PAIRS, POSITIVES, ROLLOUT
 from selfrewarding.contract.config import BuildPreferencesParameters, StageConfig
@@ -15,8 +17,6 @@ from selfrewarding.contract.stages import StageKind
 from selfrewarding.store import open_store
 from selfrewarding.store.results import read_jsonl
 from srr_sampler import build_preferences
-
-from tests.support.stages import finished, reference, stage_config, surroundings
 
 Answer = tuple[str, str, list[float | None]]
 """Text, finish reason, scores."""
@@ -121,7 +121,10 @@ def test_a_pair_is_in_trls_format_with_its_provenance(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_nobody_judged_is_never_rejected(tmp_path: Path) -> None:
-    rows = [*OUTCOMES, rollout_row("x", [("judged", "stop", [5]), ("not judged", "stop", [None]), ("b", "stop", [2])])]
+    rows = [
+        *OUTCOMES,
+        rollout_row("x", [("judged", "stop", [5]), ("not judged", "stop", [None]), ("b", "stop", [2])]),
+    ]
     written = rows_of(tmp_path, run(tmp_path, rows), PAIRS)
     assert "not judged" not in json.dumps(written)
 
@@ -195,7 +198,9 @@ def test_no_prompts_at_all_is_told_too(tmp_path: Path) -> None:
 
 
 def test_length_control_with_another_rule_is_refused_with_the_fields_place(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match="spec.preferences: length_control works with the rule BestWorst"):
+    with pytest.raises(
+        BadConfiguration, match=r"spec\.preferences: length_control works with the rule BestWorst"
+    ):
         run(tmp_path, OUTCOMES, rule="AllAboveMargin", lengthControl=0.5)
 
 
@@ -221,13 +226,22 @@ def test_a_rollout_that_was_written_again_is_computed_again(tmp_path: Path) -> N
         )
 
 
-def test_the_summary_fits_a_termination_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("positive", [False, True])
+def test_the_summary_of_the_largest_run_fits_a_termination_message(tmp_path: Path, positive: bool) -> None:
+    """All outcomes that one rule can have, in a run of millions of prompts."""
     result = run(tmp_path, OUTCOMES)
+    others = (
+        {"promptsWithPairs", "ties", "belowMargin", "identical"}
+        if positive
+        else {"promptsWithPositives", "noPositive"}
+    )
+    names = [name for name in build_preferences._OUTCOMES.values() if name not in others]
     crowded = result.model_copy(
         update={
-            "counts": dict.fromkeys(["prompts", "pairs", *build_preferences._OUTCOMES.values()], 12345),
+            "counts": dict.fromkeys(["prompts", "positives" if positive else "pairs", *names], 1234567),
             "metrics": dict.fromkeys(result.metrics, -1234.56),
+            "seconds": 12345.6,
+            "iteration": 20,
         }
     )
-    assert len(summary_message(result.key, summary_of(result)).encode()) <= MAX_SUMMARY_BYTES
-    assert len(summary_of(crowded).model_dump_json(by_alias=True, exclude_defaults=True)) < 600
+    assert len(summary_message(result.key, summary_of(crowded)).encode()) <= MAX_SUMMARY_BYTES

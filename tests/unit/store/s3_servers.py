@@ -59,6 +59,15 @@ def has_attributes(folder: Path) -> bool:
     return False
 
 
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The servers that there are here. versitygw is built only if SRR_TEST_VERSITYGW=1 asks for it."""
+    wanted = versitygw_path().exists() or os.environ.get("SRR_TEST_VERSITYGW") == "1"
+    if wanted and has_attributes(Path(tempfile.gettempdir())) and build_versitygw() is not None:
+        return "moto", "versitygw"
+    return ("moto",)
+
+
 def settings(endpoint: str) -> dict[str, str]:
     """The environment that a stage program gets for a store at `endpoint`; two attempts, so that failures are quick."""
     return {

@@ -1,0 +1,31 @@
+"""A store with a tokenizer, a scripted server, and its address in the environment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.sampler_stages import MODEL, Workplace
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_tokenizer import save_tokenizer
+
+from selfrewarding.contract import environment
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny tokenizer as a folder."""
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    """An empty store and what stages need around it."""
+    return Workplace(tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """The policy's server."""
+    with ScriptedServer(MODEL) as scripted:
+        monkeypatch.setenv(environment.SERVER_URL["policy"], scripted.url)
+        yield scripted

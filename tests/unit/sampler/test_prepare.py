@@ -1,0 +1,403 @@
+"""Prepare: what it writes, what it counts, and what it refuses before a GPU is spent."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.prepare_bench import INSTRUCTION_ROWS, RANKED_ROWS, Bench, instruction, ranked
+from tests.support.stages import surroundings
+from tests.support.tiny_model import CHATML, PARAMETERS, POSITIONS, make_model
+
+from selfrewarding.contract.artifacts import EVALUATIONS, HELD_OUT, INSTRUCTIONS, RANKED
+from selfrewarding.contract.program import BadConfiguration, BadData
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, summary_message, summary_of
+from selfrewarding.data.chat import DEFAULT_TEMPLATE, ChatEncoder
+from selfrewarding.store import open_store
+from selfrewarding.store.errors import StoreError
+from selfrewarding.store.results import read_file
+from srr_sampler import prepare
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, model: Path) -> Bench:
+    return Bench(tmp_path, model)
+
+
+def test_it_writes_the_seed_sets_the_tokenizer_and_counts(bench: Bench) -> None:
+    result = bench.run()
+    instructions = bench.rows(result, INSTRUCTIONS)
+    assert sorted(row["messages"][0]["content"] for row in instructions) == sorted(
+        row["prompt"] for row in INSTRUCTION_ROWS
+    )
+    assert all(row["messages"][-1]["role"] == "assistant" for row in instructions)
+    assert result.counts == {
+        "instructions": 10,
+        "ranked": 6,
+        "heldOut": 2,
+        "evaluations": 0,
+        "modelBytes": (bench.model / "model.safetensors").stat().st_size,
+        "parameters": PARAMETERS,
+        "maxPositions": POSITIONS,
+    }
+    assert bench.tokenizer(result).chat_template == CHATML
+    assert set(result.data) == {"instructions", "ranked", "heldOut", "model"}
+    assert all(len(digest) == 12 for digest in result.data.values())
+    assert len(summary_message(result.key, summary_of(result)).encode()) <= MAX_SUMMARY_BYTES
+
+
+def test_the_summary_of_the_largest_run_fits_a_termination_message(bench: Bench) -> None:
+    seeds = bench.seeds(
+        evaluations={
+            "uri": bench.put("e.jsonl", [{"prompt": "P?", "response": "R", "judgement": "Good.\nScore: 4"}]),
+            "format": "Evaluations",
+        }
+    )
+    result = bench.run(seeds)
+    assert set(result.data) == {"instructions", "ranked", "heldOut", "evaluations", "model"}
+    large = result.model_copy(
+        update={
+            "counts": {
+                name: 405_000_000_000 if "odel" in name or "par" in name else 10**7 for name in result.counts
+            },
+            "seconds": 123456.7,
+        }
+    )
+    assert len(summary_message(large.key, summary_of(large)).encode()) <= MAX_SUMMARY_BYTES
+
+
+def test_rule_01_ranked_prompts_are_split_by_prompt_before_any_judging(bench: Bench) -> None:
+    """Two rows with one prompt go to one side, and each prompt is in exactly one set."""
+    twins = [ranked(9), ranked(9, responses=[{"text": "A", "rank": 0}, {"text": "B", "rank": 1}])]
+    seeds = bench.seeds(ranked={"uri": bench.put("r.jsonl", [*RANKED_ROWS, *twins]), "format": "Ranked"})
+    result = bench.run(seeds)
+    sides = {
+        name: {row["prompt"][0]["content"] for row in bench.rows(result, name)} for name in (RANKED, HELD_OUT)
+    }
+    assert sides[RANKED].isdisjoint(sides[HELD_OUT])
+    assert result.counts["ranked"] + result.counts["heldOut"] == 10
+    assert result.counts["heldOut"] >= 1
+
+
+def test_rule_01_held_out_rows_keep_every_answer_and_rank(bench: Bench) -> None:
+    result = bench.run()
+    given = {row["prompt"]: row["responses"] for row in RANKED_ROWS}
+    for row in bench.rows(result, HELD_OUT):
+        assert row["responses"] == given[row["prompt"][0]["content"]]
+
+
+def test_rule_01_an_own_held_out_row_that_is_trained_on_is_refused_with_both_places(bench: Bench) -> None:
+    held_out = bench.put("h.jsonl", [ranked(12), ranked(11, prompt=INSTRUCTION_ROWS[3]["prompt"].upper())])
+    seeds = bench.seeds(heldOut={"source": {"uri": held_out, "format": "Ranked"}})
+    with pytest.raises(BadData) as caught:
+        bench.run(seeds)
+    assert f"{held_out}:2: field `prompt`" in str(caught.value)
+    assert "i.jsonl:4" in str(caught.value)
+
+
+def test_a_ranked_prompt_among_the_instructions_is_taken_out_of_these_and_told(bench: Bench) -> None:
+    rows = [*RANKED_ROWS, ranked(14, prompt=INSTRUCTION_ROWS[0]["prompt"])]
+    result = bench.run(bench.seeds(ranked={"uri": bench.put("r.jsonl", rows), "format": "Ranked"}))
+    assert result.counts["instructions"] == 9
+    shared = result.report["seedData"]["sharedPrompts"]  # type: ignore[index]
+    assert shared["dropped"] == 1
+    assert shared["rows"][0]["first"]["place"].endswith("i.jsonl:1")
+    assert shared["rows"][0]["second"]["place"].endswith("r.jsonl:9")
+
+
+def test_near_duplicates_are_reported_and_stay(bench: Bench) -> None:
+    text = "Write a short and friendly letter to the new neighbours about the party on Friday night"
+    rows = [*INSTRUCTION_ROWS, {"prompt": f"{text}, please.", "response": "Dear neighbours, come on Friday."}]
+    seeds = bench.seeds(
+        instructions={"uri": bench.put("i.jsonl", rows), "format": "PromptResponse"},
+        ranked={
+            "uri": bench.put("r.jsonl", [*RANKED_ROWS, ranked(9, prompt=f"{text}.")]),
+            "format": "Ranked",
+        },
+    )
+    result = bench.run(seeds)
+    assert result.counts["instructions"] == 11
+    assert result.report["seedData"]["nearDuplicates"]["found"] >= 1  # type: ignore[index]
+
+
+def test_own_evaluations_become_judge_turns_with_their_judgements(bench: Bench) -> None:
+    evaluation = {"prompt": "What is 2 + 2?", "response": "It is 4.", "judgement": "Right.\nScore: 5"}
+    seeds = bench.seeds(
+        ranked=None, evaluations={"uri": bench.put("e.jsonl", [evaluation]), "format": "Evaluations"}
+    )
+    result = bench.run(seeds)
+    (row,) = bench.rows(result, EVALUATIONS)
+    assert "What is 2 + 2?" in row["messages"][0]["content"]
+    assert row["messages"][1] == {"role": "assistant", "content": "Right.\nScore: 5"}
+    assert set(result.data) == {"instructions", "evaluations", "model"}
+    assert result.counts["heldOut"] == 0
+
+
+def test_digests_follow_content_and_neither_order_nor_ids(tmp_path: Path, model: Path) -> None:
+    first = Bench(tmp_path / "a", model).run()
+    other = Bench(tmp_path / "b", model)
+    shuffled = [row | {"id": f"x{index}"} for index, row in enumerate(reversed(INSTRUCTION_ROWS))]
+    second = other.run(
+        other.seeds(
+            instructions={"uri": other.put("i.jsonl.gz", shuffled), "format": "PromptResponse"},
+            ranked={"uri": other.put("r.jsonl", RANKED_ROWS[::-1]), "format": "Ranked"},
+        )
+    )
+    assert second.data == first.data
+    changed = Bench(tmp_path / "c", model)
+    rows = [*INSTRUCTION_ROWS[:-1], instruction(9, response="Another answer.")]
+    third = changed.run(
+        changed.seeds(instructions={"uri": changed.put("i.jsonl", rows), "format": "PromptResponse"})
+    )
+    assert third.data["instructions"] != first.data["instructions"]
+    assert third.data["ranked"] == first.data["ranked"]
+
+
+def test_max_rows_takes_the_same_rows_whatever_their_order(tmp_path: Path, model: Path) -> None:
+    results = []
+    for name, rows in (("a", INSTRUCTION_ROWS), ("b", INSTRUCTION_ROWS[::-1])):
+        bench = Bench(tmp_path / name, model)
+        source = {"uri": bench.put("i.jsonl", rows), "format": "PromptResponse", "maxRows": 4}
+        results.append(bench.run(bench.seeds(instructions=source)))
+    assert results[0].counts["instructions"] == 4
+    assert results[0].data["instructions"] == results[1].data["instructions"]
+
+
+def test_a_second_attempt_finds_the_first_ones_result(bench: Bench) -> None:
+    config = bench.config()
+    first = prepare.main(config, surroundings(bench.root / "scratch"))
+    second = prepare.main(config, surroundings(bench.root / "scratch", pod="pod-2"))
+    assert second == first
+
+
+def test_a_store_that_cannot_be_written_is_found_out_first(bench: Bench) -> None:
+    (bench.root / "store").write_text("a file, no folder")
+    with pytest.raises(StoreError):
+        bench.run()
+
+
+# Chat template and stop tokens
+
+
+def test_rule_11_a_tokenizer_without_template_gets_the_plain_one_which_ends_in_a_stop_token(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, make_model(tmp_path / "base", template=None))
+    result = bench.run()
+    tokenizer = bench.tokenizer(result)
+    assert tokenizer.chat_template == DEFAULT_TEMPLATE
+    encoder = ChatEncoder(tokenizer)
+    assert encoder.completion("A")[-1] in encoder.stop_token_ids
+    told = result.report["tokenizer"]
+    assert told["stopTokenIds"] == encoder.stop_token_ids  # type: ignore[index]
+    assert told["chatTemplateFrom"] == "default"  # type: ignore[index]
+
+
+def test_rule_11_the_specs_template_replaces_the_models_own(bench: Bench) -> None:
+    own = CHATML.replace("<|im_start|>", "[turn]")
+    result = bench.run(model={"chatTemplate": own})
+    assert bench.tokenizer(result).chat_template == own
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('only one turn') }}", "only one turn"),
+        ("{% for message in messages %}{{ message.content }}", "endfor"),
+        ("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "end it in {{ eos_token }}"),
+        ("{{ messages[0]['content'] }}{{ eos_token }}", "each message once"),
+    ],
+)
+def test_rule_11_a_template_that_fails_is_refused_with_its_own_words(
+    bench: Bench, template: str, said: str
+) -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        bench.run(model={"chatTemplate": template})
+    assert said in str(caught.value)
+    assert "spec.model.chatTemplate" in str(caught.value)
+
+
+def test_a_row_with_roles_that_the_template_refuses_is_named(bench: Bench) -> None:
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    )
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "c"},
+                {"role": "assistant", "content": "d"},
+            ]
+        },
+    ]
+    seeds = bench.seeds(instructions={"uri": bench.put("m.jsonl", rows), "format": "Messages"})
+    with pytest.raises(BadData, match=r"m\.jsonl:2: .*no system role"):
+        bench.run(seeds, model={"chatTemplate": template})
+
+
+# Lengths and scores
+
+
+def test_rule_07_a_server_longer_than_the_model_is_refused_with_both_numbers(bench: Bench) -> None:
+    with pytest.raises(
+        BadConfiguration, match=f"serving.maxModelLen is 99999, but the model takes {POSITIONS}"
+    ):
+        bench.run(max_model_len=99999)
+
+
+def test_rule_07_judging_that_cannot_fit_is_refused_with_its_numbers(bench: Bench) -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        bench.run(max_model_len=1024, responses={"maxTokens": 64}, prompts={"maxTokens": 16, "seedShots": 1})
+    text = str(caught.value)
+    assert "6 of 6 ranked prompts cannot be judged" in text
+    assert "serving.maxModelLen is 1024" in text
+    assert "judge prompt, responses.maxTokens (64) and judge.maxTokens (512) need" in text
+
+
+def test_rule_07_a_ranked_prompt_that_is_too_long_to_judge_is_left_out_and_counted(bench: Bench) -> None:
+    long = ranked(9, responses=[{"text": "x" * 6000, "rank": 0}, {"text": "y", "rank": 1}])
+    seeds = bench.seeds(ranked={"uri": bench.put("r.jsonl", [*RANKED_ROWS, long]), "format": "Ranked"})
+    result = bench.run(seeds, sft={"maxLength": 6000})
+    assert result.counts["ranked"] + result.counts["heldOut"] == len(RANKED_ROWS)
+    lengths = result.report["lengths"]
+    assert isinstance(lengths, dict)
+    assert lengths["ranked"]["tooLongToJudge"] + lengths["heldOut"]["tooLongToJudge"] == 1
+
+
+def test_rule_07_examples_over_the_length_are_counted_and_most_of_them_an_error(bench: Bench) -> None:
+    rows = [*INSTRUCTION_ROWS, instruction(11, response="z" * 4000)]
+    source = {"uri": bench.put("i.jsonl", rows), "format": "PromptResponse"}
+    result = bench.run(bench.seeds(instructions=source), sft={"maxLength": 4000})
+    assert result.report["lengths"]["instructions"]["overSftMaxLength"] == 1  # type: ignore[index]
+    assert result.counts["instructions"] == 11
+    long = [instruction(number, response="z" * 4000) for number in range(10)]
+    source = {"uri": bench.put("i.jsonl", long), "format": "PromptResponse"}
+    config = bench.config(bench.seeds(instructions=source), sft={"maxLength": 4000})
+    with pytest.raises(BadData, match=r"10 of 10 instructions are longer than sft.maxLength \(4000 tokens"):
+        prepare.main(config.model_copy(update={"key": "f" * 64}), surroundings(bench.root / "scratch"))
+
+
+def test_rule_04_expected_scores_need_one_token_each(bench: Bench) -> None:
+    judge = {"format": "Structured", "scoring": "Expected"}
+    assert bench.run(judge=judge).counts["instructions"] == 10
+    config = bench.config(judge=judge | {"scores": {"maximum": 10}}).model_copy(update={"key": "e" * 64})
+    with pytest.raises(BadConfiguration, match="the scores 0 to 10 off one token"):
+        prepare.main(config, surroundings(bench.root / "scratch"))
+
+
+@pytest.mark.parametrize(
+    "template", ["Grade it.", "{response} to {instruction}", "{instruction}{response}{response}"]
+)
+def test_a_judge_template_without_its_placeholders_is_refused(bench: Bench, template: str) -> None:
+    with pytest.raises(BadConfiguration, match=r"\{instruction\} once and after it \{response\} once"):
+        bench.run(judge={"template": template})
+
+
+def test_a_dedicated_judge_is_looked_at_too(tmp_path: Path, bench: Bench) -> None:
+    judge = make_model(tmp_path / "judge")
+    (judge / "model.safetensors").unlink()
+    with pytest.raises(BadConfiguration, match=r"judge\.modelUri: .* neither model.safetensors nor"):
+        bench.run(judge={"modelUri": judge.as_uri()})
+
+
+def test_all_problems_are_told_at_once(bench: Bench) -> None:
+    seeds = bench.seeds(
+        instructions={"uri": bench.put("i.jsonl", [{"prompt": "a"}]), "format": "PromptResponse"},
+        ranked={"uri": bench.put("r.jsonl", [ranked(1, responses=[])]), "format": "Ranked"},
+    )
+    with pytest.raises(BadConfiguration) as caught:
+        bench.run(seeds, model={"chatTemplate": "{{ nothing"}, judge={"template": "?"})
+    text = str(caught.value)
+    assert text.startswith("4 problems:\n1. ")
+    for part in (
+        "i.jsonl:1: field `response`",
+        "r.jsonl:1: field `responses`",
+        "chatTemplate",
+        "{instruction}",
+    ):
+        assert part in text
+
+
+# Real files
+
+
+def test_the_shipped_seeds_are_taken_whole(bench: Bench, repository: Path) -> None:
+    seeds = repository / "crds" / "examples" / "seeds"
+    result = bench.run(
+        {
+            "instructions": {"uri": (seeds / "instructions.jsonl").as_uri(), "format": "PromptResponse"},
+            "ranked": {"uri": (seeds / "ranked.jsonl").as_uri(), "format": "Ranked"},
+        }
+    )
+    assert result.counts["instructions"] == 84
+    assert result.counts["ranked"] + result.counts["heldOut"] == 32
+    assert result.counts["heldOut"] == 8
+
+
+@pytest.fixture
+def open_assistant(repository: Path) -> Path:
+    path = repository.parent / "shared" / "data" / "openassistant" / "en_100_tree.jsonl"
+    if not path.exists():
+        pytest.skip("the real Open Assistant trees lie beside the repository, and are not there")
+    return path
+
+
+def test_real_open_assistant_trees_become_three_sets_without_a_common_prompt(
+    bench: Bench, open_assistant: Path
+) -> None:
+    result = bench.run(
+        {"instructions": {"uri": open_assistant.as_uri(), "format": "OpenAssistant", "language": "English"}},
+        sft={"maxLength": 16000},
+        responses={"maxTokens": 512},
+    )
+    told = result.report["seedData"]["trees"]  # type: ignore[index]
+    assert told["read"] == 100
+    assert told["kept"] + sum(told["skipped"].values()) == 100
+    prompts = [
+        *(row["messages"][0]["content"] for row in bench.rows(result, INSTRUCTIONS)),
+        *(row["prompt"][0]["content"] for row in bench.rows(result, RANKED)),
+        *(row["prompt"][0]["content"] for row in bench.rows(result, HELD_OUT)),
+    ]
+    assert len(set(prompts)) == len(prompts)
+    assert len(prompts) >= 90
+    assert result.counts["ranked"] > 20
+    assert result.counts["heldOut"] >= 5
+
+
+# The program
+
+
+def test_it_never_imports_torch_and_leaves_a_summary(bench: Bench) -> None:
+    config = bench.root / "config.json"
+    config.write_text(bench.config().model_dump_json(by_alias=True, exclude_none=True))
+    code = (
+        "import sys\nfrom srr_sampler.__main__ import main\ncode = main([])\n"
+        "heavy = {'torch', 'datasets', 'vllm'} & sys.modules.keys()\nprint('HEAVY', sorted(heavy))\nsys.exit(code)"
+    )
+    environment = os.environ | {
+        "SRR_STAGE_CONFIG": str(config),
+        "SRR_SCRATCH": str(bench.root / "scratch"),
+        "SRR_POD_UID": "pod-1",
+        "SRR_TERMINATION_LOG": str(bench.root / "termination"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+    message = json.loads((bench.root / "termination").read_text())
+    (summary,) = message["done"].values()
+    assert summary["counts"]["parameters"] == PARAMETERS
+    assert read_file(
+        open_store((bench.root / "store").as_uri()),
+        prepare.main(bench.config(), surroundings(bench.root)),
+        HELD_OUT,
+    )

@@ -1,0 +1,233 @@
+"""BuildEvaluations and Evaluate: human-ranked answers, judged."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfrewarding.api.algorithm import EvaluationSpec, EvaluationsSpec, JudgeSpec
+from selfrewarding.contract.config import BuildEvaluationsParameters, EvaluateParameters, StageConfig
+from selfrewarding.contract.program import BadData
+from selfrewarding.contract.result import StageResult, summary_message, summary_of
+from selfrewarding.store.results import read_file, read_jsonl
+from srr_sampler import build_evaluations, evaluate
+from tests.support.sampler_stages import Workplace
+from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
+
+
+def ranked(name: str, count: int, texts: tuple[str, ...] = ("best", "middle", "worst")) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": f"{name}{number}",
+            "prompt": [{"role": "user", "content": f"Question {name}{number}?"}],
+            "responses": [{"text": f"{text} {number}", "rank": rank} for rank, text in enumerate(texts)],
+        }
+        for number in range(count)
+    ]
+
+
+def by_quality(scores: dict[str, int]) -> Any:
+    """A judge that gives each word its score, and is a little noisy in its text."""
+
+    def reply(asked: Asked, seed: int) -> tuple[str, str]:
+        if asked.kind != "judgement":
+            return default_reply(asked, seed)
+        answer = asked.prompt.rpartition("<answer>\n")[2].partition(" ")[0]
+        return f"Because of {number_of(seed, below=1000)}.\nScore: {scores[answer]}", "stop"
+
+    return reply
+
+
+def building(
+    place: Workplace, tokenizer: Path, *, judge: JudgeSpec | None = None, prompts: int = 10, **spec: Any
+) -> StageConfig:
+    return place.config(
+        BuildEvaluationsParameters(evaluations=EvaluationsSpec(**spec), judge=judge or JudgeSpec(retries=0)),
+        prepare=place.prepare(tokenizer=tokenizer, ranked=ranked("r", prompts), held_out=ranked("h", 4)),
+    )
+
+
+def evaluating(place: Workplace, tokenizer: Path, *, judge: JudgeSpec | None = None, prompts: int = 10) -> StageConfig:
+    return place.config(
+        EvaluateParameters(judge=judge or JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=2, bootstrap=100)),
+        prepare=place.prepare(tokenizer=tokenizer, ranked=ranked("r", 3), held_out=ranked("h", prompts)),
+    )
+
+
+def rows_of(place: Workplace, result: StageResult, file: str) -> list[dict[str, Any]]:
+    return list(read_jsonl(place.store, result, file))
+
+
+def test_judgements_that_agree_with_people_become_examples(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
+    result = build_evaluations.main(building(place, tokenizer_folder), place.here())
+    assert result is not None
+    counts = result.counts
+    assert (counts["prompts"], counts["kept"], counts["discordant"], counts["allTied"]) == (10, 10, 0, 0)
+    assert (counts["examples"], counts["thinned"]) == (30, 0)
+    assert counts["judgements"] == counts["valid"] == 10 * 3 * 3
+    examples = rows_of(place, result, "evaluations.jsonl")
+    for row in examples:
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert row["messages"][0]["content"].startswith("You are grading")
+        assert row["messages"][1]["content"].splitlines()[-1].startswith("Score: ")
+    judged = rows_of(place, result, "judgements.jsonl")
+    assert [answer["rank"] for answer in judged[0]["responses"]] == [0, 1, 2]
+    assert [len(answer["judgements"]) for answer in judged[0]["responses"]] == [3, 3, 3]
+    asked = {asked.prompt.partition("Question ")[2][:2] for asked in server.requests}
+    assert all(name.startswith("r") for name in asked), "rule 1: held-out prompts are no examples"
+
+
+def test_the_most_common_score_is_thinned_out(place: Workplace, server: ScriptedServer, tokenizer_folder: Path) -> None:
+    server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
+    result = build_evaluations.main(building(place, tokenizer_folder, most_common_share=0.5), place.here())
+    assert result is not None
+    assert (result.counts["examples"], result.counts["thinned"]) == (20, 10)
+
+
+def test_an_order_against_peoples_gives_no_examples_and_says_what_to_try(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 1, "middle": 3, "worst": 5})
+    with pytest.raises(
+        BadData, match=r"0 EFT examples.*minExamples asks for 1: of 10 ranked prompts 10 disagrees; 90 of 90.*ranked"
+    ):
+        build_evaluations.main(building(place, tokenizer_folder), place.here())
+
+
+def test_a_malformed_baseline_is_told_to_use_structured_judging(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = lambda asked, seed: ("no score", "stop")
+    with pytest.raises(BadData, match=r"0 of 90 judgements are valid; .* set judge\.format to Structured"):
+        build_evaluations.main(building(place, tokenizer_folder), place.here())
+
+
+@pytest.mark.parametrize("scoring", ["Sampled", "Expected"])
+def test_structured_judgements_become_examples_with_a_score_line(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, scoring: Any
+) -> None:
+    judge = JudgeSpec(format="Structured", scoring=scoring)
+    result = build_evaluations.main(building(place, tokenizer_folder, judge=judge), place.here())
+    assert result is not None
+    examples = rows_of(place, result, "evaluations.jsonl")
+    assert examples
+    for row in examples:
+        last = row["messages"][1]["content"].splitlines()[-1]
+        assert last in {f"Score: {score}" for score in range(6)}
+    assert result.metrics["validRate"] == 1
+
+
+def test_a_perfect_judge_is_measured_as_perfect(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
+    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
+    assert result is not None
+    assert result.metrics == {
+        "pairwiseAccuracy": 1.0,
+        "fiveBest": 1.0,
+        "exactMatch": 1.0,
+        "spearman": pytest.approx(1.0),
+        "kendallTau": pytest.approx(1.0),
+        "validRate": 1.0,
+    }
+    assert result.counts["prompts"] == 10
+    assert result.counts["pairs"] == 30
+    assert result.counts["judgements"] == 10 * 3 * 2
+    whole = json.loads(read_file(place.store, result, "metrics.json"))
+    assert whole["pairwise_accuracy"] == 100
+    assert whole["intervals"]["pairwise_accuracy"] == [100, 100]
+    assert len(rows_of(place, result, "judgements.jsonl")) == 10
+
+
+def test_rule_1_the_held_out_prompts_are_all_measured_and_no_others(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 1, "middle": 2, "worst": 2})
+    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
+    assert result is not None
+    assert result.metrics["pairwiseAccuracy"] == pytest.approx((0 + 0 + 0.5) / 3)
+    assert json.loads(read_file(place.store, result, "metrics.json"))["counts"]["pairs_tied"] == 10
+    assert result.counts["prompts"] == 10, "no agreement filter"
+    assert all("Question h" in asked.prompt for asked in server.requests)
+
+
+def test_an_undefined_metric_is_left_out_of_the_summary_and_explained_in_the_report(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 3, "middle": 3, "worst": 3})
+    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
+    assert result is not None
+    assert "fiveBest" not in result.metrics
+    assert "spearman" not in result.metrics
+    assert result.metrics["pairwiseAccuracy"] == 0.5
+    undefined = result.report["undefined"]
+    assert isinstance(undefined, dict)
+    assert undefined["five_best"] == "no answer has the highest score"
+
+
+def test_no_held_out_prompts_give_a_result_without_metrics(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    result = evaluate.main(evaluating(place, tokenizer_folder, prompts=0), place.here())
+    assert result is not None
+    assert result.metrics == {}
+    assert result.counts["prompts"] == 0
+    assert server.requests == []
+
+
+def test_an_answer_with_too_few_valid_judgements_is_unjudged(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    def half(asked: Asked, seed: int) -> tuple[str, str]:
+        return ("Score: 4", "stop") if seed % 2 else ("no score", "stop")
+
+    server.reply = half
+    judge = JudgeSpec(samples=2, min_valid=2, retries=0)
+    result = evaluate.main(evaluating(place, tokenizer_folder, judge=judge), place.here())
+    assert result is not None
+    assert result.counts["unjudged"] == 30
+    assert result.metrics == {"validRate": 0.5}
+
+
+def test_judgements_resume_from_what_is_in_the_store(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    config = evaluating(place, tokenizer_folder)
+    first = evaluate.main(config, place.here())
+    assert first is not None
+    place.store.delete(f"stages/Evaluate/{config.key}/result.json")
+    server.requests.clear()
+    second = evaluate.main(config, place.here("second"))
+    assert second is not None
+    assert server.requests == []
+    assert (second.counts, second.metrics) == (first.counts, first.metrics)
+    assert {name: ref.sha256 for name, ref in second.files.items()} == {
+        name: ref.sha256 for name, ref in first.files.items()
+    }
+
+
+@pytest.mark.parametrize("stage", ["BuildEvaluations", "Evaluate"])
+def test_the_summary_fits_the_termination_message(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, stage: str
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
+    if stage == "Evaluate":
+        result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
+    else:
+        result = build_evaluations.main(building(place, tokenizer_folder), place.here())
+    assert result is not None
+    names = [*result.counts, "missing", "malformed", "outOfRange", "truncated"]
+    huge = result.model_copy(
+        update={
+            "counts": dict.fromkeys(names, 1_234_567 if stage == "BuildEvaluations" else 123_456)
+            | {"outputTokens": 987_654_321, "promptTokens": 9_876_543_210},
+            "metrics": dict.fromkeys(result.metrics, 0.123456789),
+            "seconds": 604_800.0,
+        }
+    )
+    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= 512
