@@ -1,10 +1,17 @@
 """What all tests share: no network hub, no colours, and where the repository is."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# No time limit for one example: machines are noisy. CI draws the same examples each time; a developer's runs differ.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from selfrewarding.contract.artifacts import PAIRS, PROMPTS, ROLLOUT
 from selfrewarding.contract.result import StageResult
 
@@ -120,7 +121,9 @@ def rows(artifacts: Path, kind: str, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / result.files[name].path).read_text().splitlines()]
 
 
-def test_the_run_ends_with_m1_and_m2_that_transformers_loads(finished: dict[str, Any], artifacts: Path) -> None:
+def test_the_run_ends_with_m1_and_m2_that_transformers_loads(
+    finished: dict[str, Any], artifacts: Path
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     for kind in ("SupervisedFineTune", "PreferenceOptimize"):
@@ -139,7 +142,9 @@ def test_survival_rule_03_rows_finished_before_the_kill_stay_as_they_were(
     assert finished["chunks"]
     for path, content in finished["chunks"].items():
         assert path.read_bytes() == content
-    done = {(row["key"], row["type"]): row for content in finished["chunks"].values() for row in parsed(content)}
+    done = {
+        (row["key"], row["type"]): row for content in finished["chunks"].values() for row in parsed(content)
+    }
     final = {response["text"] for row in rows(artifacts, "Rollout", ROLLOUT) for response in row["responses"]}
     answers = [row["text"] for (_, kind), row in done.items() if kind == "answer"]
     assert answers
@@ -165,7 +170,8 @@ def test_every_stage_ran_once_for_its_key(finished: dict[str, Any], artifacts: P
 def test_every_pair_traces_back_to_its_prompt_and_answers(finished: dict[str, Any], artifacts: Path) -> None:
     prompts = {row["key"] for row in rows(artifacts, "GeneratePrompts", PROMPTS)}
     texts = {
-        row["key"]: [response["text"] for response in row["responses"]] for row in rows(artifacts, "Rollout", ROLLOUT)
+        row["key"]: [response["text"] for response in row["responses"]]
+        for row in rows(artifacts, "Rollout", ROLLOUT)
     }
     pairs = rows(artifacts, "BuildPreferences", PAIRS)
     assert pairs
@@ -181,7 +187,9 @@ def test_structured_judgements_are_all_valid(finished: dict[str, Any], artifacts
     assert result.metrics["validRate"] == 1.0
 
 
-def test_dpo_starts_at_log_2_and_the_held_out_ranks_are_measured(finished: dict[str, Any], artifacts: Path) -> None:
+def test_dpo_starts_at_log_2_and_the_held_out_ranks_are_measured(
+    finished: dict[str, Any], artifacts: Path
+) -> None:
     ((_, optimised),) = results(artifacts, "PreferenceOptimize")
     assert optimised.report["stepZeroLoss"] == pytest.approx(0.6931, abs=0.02)
     for _, evaluated in results(artifacts, "Evaluate"):
@@ -193,10 +201,14 @@ def test_no_process_is_left_over(finished: dict[str, Any], artifacts: Path) -> N
 
 
 def test_the_same_command_again_computes_nothing(finished: dict[str, Any], artifacts: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in artifacts.glob("runs/quickstart/stages/*/*/result.json")}
+    before = {
+        path: path.stat().st_mtime_ns for path in artifacts.glob("runs/quickstart/stages/*/*/result.json")
+    }
     process = start(artifacts, artifacts / "again.log")
     assert process.wait(timeout=120) == 0, tail(artifacts / "again.log")
-    after = {path: path.stat().st_mtime_ns for path in artifacts.glob("runs/quickstart/stages/*/*/result.json")}
+    after = {
+        path: path.stat().st_mtime_ns for path in artifacts.glob("runs/quickstart/stages/*/*/result.json")
+    }
     assert after == before
 
 

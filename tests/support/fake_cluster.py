@@ -25,6 +25,9 @@ from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, ChildKind, Observed, Phase, Pod, Rival
 
 GRACE = timedelta(seconds=30)
+WORKLOADS = ("Deployment", "Job", "PyTorchJob")
+LOST = timedelta(seconds=900)
+"""How long a pod on a lost node stays listed."""
 
 
 @dataclass
@@ -90,7 +93,6 @@ class FakeCluster:
         if not lose_status and decision.status != self.status:
             self.status = decision.status
             self.status_writes += 1
-        if not lose_status:
             self.events += [event.reason for event in decision.events]
         return decision
 
@@ -151,6 +153,8 @@ class FakeCluster:
             names = {(one.child.kind, one.child.holder) for one in self.owned.values()}
             if not (shared and (kind, holder.name) in names):
                 self._create(cast(ChildKind, kind), holder.name, attempt, holder=holder, iteration=iteration)
+        if any(one.child.holder == holder.name and one.child.attempt == attempt for one in self.deployments()):
+            return
         owned = self._create("Deployment", holder.name, attempt, holder=holder, iteration=iteration)
         self._scale(owned.child.name, holder.spec.replicas)
 
@@ -170,7 +174,7 @@ class FakeCluster:
         name = f"{kind}-{unit}-a{attempt}".lower()
         there = next((one for one in self.owned.values() if one.child.name == name), None)
         if there is not None:
-            assert kind not in ("Job", "PyTorchJob", "Deployment"), f"{name} is created twice"
+            assert kind not in WORKLOADS, f"{name} is created twice"
             return there  # ours already: counts as created (survival rule 2)
         child = Child(
             kind=kind,
@@ -227,13 +231,17 @@ class FakeCluster:
         """Time passes; pods that were being deleted are gone once their grace is over."""
         self.now += timedelta(seconds=seconds)
         for uid, pod in list(self.pods.items()):
-            if pod.deleting_since is not None and self.now >= pod.deleting_since and pod.reason != "NodeLost":
+            if pod.deleting_since is None:
+                continue
+            patience = LOST if pod.reason == "NodeLost" else timedelta(0)
+            if self.now >= pod.deleting_since + patience:
                 del self.pods[uid]
 
     def delete(self, uid: str) -> None:
         """Delete a child in the background: it is gone at once, its pods end within their grace."""
         owned = self.owned.pop(uid, None)
-        for pod in self._pods_of(owned) if owned else []:
+        controls = owned is not None and owned.child.kind in WORKLOADS
+        for pod in self._pods_of(owned) if owned is not None and controls else []:
             self.pods[pod.uid] = replace(pod, deleting_since=pod.deleting_since or self.now + GRACE)
 
     def run_pods(self) -> None:
@@ -257,6 +265,10 @@ class FakeCluster:
             for one in self.owned.values()
             if one.child.kind in ("Job", "PyTorchJob") and one.child.phase is Phase.RUNNING
         ]
+
+    def workloads(self) -> list[Owned]:
+        """Children that have pods."""
+        return [one for one in self.owned.values() if self._pods_of(one) and one.child.kind in WORKLOADS]
 
     def job(self, kind: StageKind, iteration: int | None = None) -> Owned:
         """The running Job of a stage."""
@@ -290,10 +302,31 @@ class FakeCluster:
 
     def show_progress(self, owned: Owned, done: int, total: int = 100) -> None:
         """A Job's first pod prints a progress line."""
+        line = ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0)
         pod = self._pods_of(owned)[0]
         self.pods[pod.uid] = replace(
             pod, progress=ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0)
         )
+
+    def lose_node(self, owned: Owned) -> None:
+        """The node under a child's pods is gone: they stay listed, nothing runs there any more."""
+        for pod in self._pods_of(owned):
+            self.pods[pod.uid] = replace(pod, deleting_since=self.now, reason="NodeLost", ready=False)
+        if owned.child.kind == "Deployment":
+            replicas, owned.pods = owned.pods, 0
+            for index in range(replicas):
+                self._add_pod(owned, index)
+            owned.pods = replicas
+            self._count_ready(owned)
+        else:
+            owned.child = replace(owned.child, phase=Phase.FAILED, message="BackoffLimitExceeded")
+
+    def schedule_one(self) -> None:
+        """One of the pods that wait finds a node; the others go on waiting."""
+        for uid, pod in self.pods.items():
+            if pod.phase is Phase.PENDING and not pod.scheduled and pod.deleting_since is None:
+                self.pods[uid] = replace(pod, scheduled=True)
+                return
 
     def crash_servers(self) -> None:
         """The servers of every pool restart without becoming ready."""

@@ -133,6 +133,11 @@ class CompletionClient:
         problem = self._replicas.problem
         return None if problem is None else f"{self._replicas.name}: {problem}"
 
+    async def ready(self) -> None:
+        """Wait until a replica answers for our model."""
+        async with self._replicas.place(1, first=True):
+            pass
+
     async def complete(
         self, request: CompletionRequest, *, prefer: str | None = None, first: bool = False
     ) -> Completions:

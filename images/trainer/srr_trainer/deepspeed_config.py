@@ -13,8 +13,8 @@ BETAS = (0.9, 0.999)
 """AdamW's decay rates (the paper does not state them)."""
 EPSILON = 1e-8
 
-_BUCKET = 200_000_000
-"""Elements that are reduced or gathered at once."""
+_BUCKET = {"Cuda": 200_000_000, "Cpu": 20_000_000}
+"""Elements that are reduced or gathered at once: two such buffers are held, and a CPU gains nothing by large ones."""
 
 
 def deepspeed_config(
@@ -66,9 +66,9 @@ def _zero(training: TrainingSpec) -> dict[str, Any]:
     if deepspeed.zero_stage >= 1:
         zero |= {
             "reduce_scatter": True,
-            "reduce_bucket_size": _BUCKET,
+            "reduce_bucket_size": _BUCKET[training.device],
             "allgather_partitions": True,
-            "allgather_bucket_size": _BUCKET,
+            "allgather_bucket_size": _BUCKET[training.device],
             "overlap_comm": cuda,
             "contiguous_gradients": True,
         }

@@ -97,7 +97,9 @@ class PromptWriterSpec(ApiModel):
     """A fixed model behind an OpenAI-compatible endpoint."""
 
     cel_rules = (
-        Rule("!(has(self.modelUri) && has(self.endpoint))", "give writer.modelUri or writer.endpoint, not both"),
+        Rule(
+            "!(has(self.modelUri) && has(self.endpoint))", "give writer.modelUri or writer.endpoint, not both"
+        ),
     )
 
     @model_validator(mode="after")
@@ -224,7 +226,9 @@ class JudgeSpec(ApiModel):
         if self.min_valid > self.samples:
             raise ValueError(f"judge.minValid ({self.min_valid}) is above judge.samples ({self.samples})")
         if self.format == "Structured" and self.scores.decimals:
-            raise ValueError("judge.format Structured chooses among whole scores: set judge.scores.decimals to false")
+            raise ValueError(
+                "judge.format Structured chooses among whole scores: set judge.scores.decimals to false"
+            )
         return self
 
 

@@ -55,7 +55,9 @@ def set_condition(conditions: Iterable[Condition], new: Condition) -> list[Condi
             result.append(old)
             continue
         kept = old.status == new.status
-        result.append(new.model_copy(update={"last_transition_time": old.last_transition_time}) if kept else new)
+        result.append(
+            new.model_copy(update={"last_transition_time": old.last_transition_time}) if kept else new
+        )
         replaced = True
     if not replaced:
         result.append(new)

@@ -1,8 +1,8 @@
 """The CustomResourceDefinition, generated from the types: `srr crd > crds/selfrewardingruns.yaml`.
 
-A structural schema (Kubernetes API: apiextensions.k8s.io/v1) with the docstrings as descriptions and the `cel_rules` of each block as
-x-kubernetes-validations. Defaults are left out: presets and defaults are filled in by the operator, never written into
-`spec`, so that GitOps tools see no difference.
+A structural schema (Kubernetes API: apiextensions.k8s.io/v1) with the docstrings as descriptions and the `cel_rules`
+of each block as x-kubernetes-validations. Defaults are left out: presets and defaults are filled in by the operator, never
+written into `spec`, so that GitOps tools see no difference.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ _KEPT = frozenset(
      "minLength", "maxLength", "minItems", "maxItems", "required", "properties", "items", "additionalProperties",
      "multipleOf"}
 )  # fmt: skip
-# Sizes that bound the cost that the API server estimates for CEL rules in lists and texts.
-_MAX_ITEMS, _MAX_TEXT = 64, 1024
+# Bounds where the types have none: the API server estimates the cost of CEL rules by them. Texts: as metav1.Condition.
+_MAX_ITEMS, _MAX_TEXT = 256, 32768
 
 
 def custom_resource_definition() -> dict[str, Any]:
@@ -67,7 +67,9 @@ def custom_resource_definition() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """The CRD as the text of crds/selfrewardingruns.yaml."""
-    return HEADER + yaml.safe_dump(custom_resource_definition(), sort_keys=False, allow_unicode=True, width=120)
+    return HEADER + yaml.safe_dump(
+        custom_resource_definition(), sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def _columns() -> list[dict[str, Any]]:
@@ -89,7 +91,9 @@ def _columns() -> list[dict[str, Any]]:
 
 def _types() -> dict[str, type[ApiModel]]:
     modules = (algorithm, data, execution, run)
-    found = {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
+    found = {
+        name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)
+    }
     found["Condition"] = Condition
     return {name: value for name, value in found.items() if issubclass(value, ApiModel)}
 
@@ -110,15 +114,7 @@ def _structural(
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         kept = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         return {**kept, "description": schema["description"]} if "description" in schema else kept
-    result = {name: value for name, value in schema.items() if name in _KEPT or name.startswith("x-kubernetes-")}
-    if "const" in schema:
-        result["enum"] = [schema["const"]]
-    for bound in ("exclusiveMinimum", "exclusiveMaximum"):
-        if bound in result:
-            result[bound.removeprefix("exclusive").lower()] = result[bound]
-            result[bound] = True
-    if "description" in result:
-        result["description"] = " ".join(result["description"].split())
+    result = _keywords(schema)
     if "properties" in schema:
         result.pop("additionalProperties", None)
         result["properties"] = {
@@ -129,8 +125,6 @@ def _structural(
     if "items" in schema:
         result["items"] = _structural(schema["items"], definitions, blocks)
         result.setdefault("maxItems", _MAX_ITEMS)
-    if result.get("type") == "string" and "enum" not in result:
-        result.setdefault("maxLength", _MAX_TEXT)
     if block is not None and block.cel_rules:
         result["x-kubernetes-validations"] = [
             {"rule": rule.rule, "message": rule.message} for rule in block.cel_rules
@@ -138,16 +132,41 @@ def _structural(
     return result
 
 
+def _keywords(schema: JsonSchemaValue) -> dict[str, Any]:
+    """What a schema says of its own value, in the words of OpenAPI 3.0."""
+    result = {
+        name: value for name, value in schema.items() if name in _KEPT or name.startswith("x-kubernetes-")
+    }
+    if "const" in schema:
+        result["enum"] = [schema["const"]]
+    for bound in ("exclusiveMinimum", "exclusiveMaximum"):
+        if bound in result:
+            result[bound.removeprefix("exclusive").lower()] = result[bound]
+            result[bound] = True
+    if "description" in result:
+        result["description"] = " ".join(result["description"].split())
+    if result.get("type") == "string" and "enum" not in result:
+        result.setdefault("maxLength", _MAX_TEXT)
+    return result
+
+
 def _union(
     schema: JsonSchemaValue, definitions: Mapping[str, JsonSchemaValue], blocks: Mapping[str, type[ApiModel]]
 ) -> dict[str, Any]:
     """A union without null; of several kinds, the types join (a name or an address) or anything is taken (a word or a list)."""
-    branches = [_structural(branch, definitions, blocks) for branch in schema["anyOf"] if branch.get("type") != "null"]
+    branches = [
+        _structural(branch, definitions, blocks) for branch in schema["anyOf"] if branch.get("type") != "null"
+    ]
     described = {"description": " ".join(schema["description"].split())} if "description" in schema else {}
     if len(branches) == 1:
         return {**branches[0], **described}
     if {branch.get("type") for branch in branches} == {"string"}:
         words = "|".join(word for branch in branches for word in branch.get("enum", []))
         patterns = [branch["pattern"].strip("^$") for branch in branches if "pattern" in branch]
-        return {"type": "string", "pattern": f"^({'|'.join([words, *patterns])})$", "maxLength": _MAX_TEXT, **described}
+        return {
+            "type": "string",
+            "pattern": f"^({'|'.join([words, *patterns])})$",
+            "maxLength": _MAX_TEXT,
+            **described,
+        }
     return {"x-kubernetes-preserve-unknown-fields": True, **described}

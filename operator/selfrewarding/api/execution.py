@@ -8,7 +8,9 @@ from selfrewarding.api.base import ApiModel
 
 Device = Literal["Cuda", "Cpu"]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-PodTemplate = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+PodTemplate = Annotated[
+    dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+]
 """A PodTemplateSpec that is merged over ours as `kubectl patch --type=strategic` would."""
 
 

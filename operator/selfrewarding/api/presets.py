@@ -45,11 +45,23 @@ _PAPER: dict[str, Any] = {
 
 _SMALL: dict[str, Any] = {
     "iterations": 3,
-    "sft": {"learningRate": 1e-5, "minLearningRate": 2e-6, "batchSize": 16, "dropout": 0.0, "maxLength": 2048},
+    "sft": {
+        "learningRate": 1e-5,
+        "minLearningRate": 2e-6,
+        "batchSize": 16,
+        "dropout": 0.0,
+        "maxLength": 2048,
+    },
     "promptGeneration": {"count": 1000, "maxTokens": 256},
     "responses": {"samples": 4, "maxTokens": 512},
     "judge": {"format": "Structured", "scoring": "Expected", "samples": 1, "maxTokens": 192},
-    "dpo": {"learningRate": 1e-6, "minLearningRate": 1e-7, "batchSize": 16, "dropout": 0.0, "maxLength": 2048},
+    "dpo": {
+        "learningRate": 1e-6,
+        "minLearningRate": 1e-7,
+        "batchSize": 16,
+        "dropout": 0.0,
+        "maxLength": 2048,
+    },
     "serving": {"replicas": 1, "tensorParallelSize": 1},
     "training": {"nodes": 1, "gpusPerNode": 1, "microBatchSize": 2},
 }
@@ -72,10 +84,12 @@ def effective(spec: Mapping[str, Any], pinned: str | None = None) -> SelfRewardi
     Raises pydantic.ValidationError, and KeyError if the pinned version is unknown to this release.
     """
     name = spec.get("preset")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         return SelfRewardingRunSpec.model_validate(spec, strict=True, by_alias=True, by_name=False)
     _, _, version = (pinned or latest(name)).partition("/")
-    return SelfRewardingRunSpec.model_validate(_merged(PRESETS[name][int(version)], spec), strict=True, by_alias=True, by_name=False)
+    return SelfRewardingRunSpec.model_validate(
+        _merged(PRESETS[name][int(version)], spec), strict=True, by_alias=True, by_name=False
+    )
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

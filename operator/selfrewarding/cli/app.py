@@ -45,7 +45,7 @@ def main() -> None:
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        print(error, file=sys.stderr)
+        typer.echo(str(error), err=True)
         sys.exit(BAD_INPUT)
 
 

@@ -55,11 +55,10 @@ def local_command(
     command = ["srr", "local", "-f", file]
     command += [] if artifacts == Path("artifacts") else ["--artifacts", str(artifacts)]
     command += ["--s3"] if s3 else []
+    if until is StageKind.RESOLVE:
+        what = "Resolve comes again whenever it is needed: name another kind"
+        raise typer.BadParameter(what, param_hint="--until")
     try:
-        if until is StageKind.RESOLVE:
-            raise LocalError(
-                "--until Resolve: this stage comes again whenever it is needed; name another one"
-            )
         asked.state.make()
         logging.basicConfig(
             filename=asked.state.root / "srr.log",

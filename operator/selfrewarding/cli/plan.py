@@ -24,17 +24,22 @@ class Output(StrEnum):
     DOT = "dot"
 
 
-def plan_command(
+def plan_command(  # noqa: PLR0917 - a command's options are its parameters
     file: Annotated[str, typer.Option("--file", "-f", help="Run file (YAML); - is standard input.")],
-    output: Annotated[Output, typer.Option("--output", "-o", help="table, json, or dot for Graphviz.")] = Output.TABLE,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table, json, or dot for Graphviz.")
+    ] = Output.TABLE,
     artifacts: Annotated[
-        Path, typer.Option(help="Folder of `srr local`; once Prepare has run there, keys and sizes are exact.")
+        Path,
+        typer.Option(help="Folder of `srr local`; once Prepare has run there, keys and sizes are exact."),
     ] = Path("artifacts"),
     parameters: Annotated[
-        float | None, typer.Option(help="Size of the model in billions of parameters, before Prepare has read it.")
+        float | None,
+        typer.Option(help="Size of the model in billions of parameters, before Prepare has read it."),
     ] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option(help="Memory of one GPU in GiB: what cannot fit is refused, with remedies.")
+        float | None,
+        typer.Option(help="Memory of one GPU in GiB: what cannot fit is refused, with remedies."),
     ] = None,
     host_memory: Annotated[float | None, typer.Option(help="Memory of one node in GiB, likewise.")] = None,
 ) -> None:
@@ -66,7 +71,9 @@ def plan_command(
     match output:
         case Output.JSON:
             known = prepare is not None
-            listed = [_described(stage, one, known) for stage, one in zip(graph.stages, estimates, strict=True)]
+            listed = [
+                _described(stage, one, known) for stage, one in zip(graph.stages, estimates, strict=True)
+            ]
             typer.echo(json.dumps({"run": run.metadata.name, "keysKnown": known, "stages": listed}, indent=2))
         case Output.DOT:
             typer.echo(_dot(run, graph))
@@ -135,7 +142,10 @@ def _dot(run: "RunFile", graph: "Graph") -> str:
     for stage in graph.stages:
         label = f"{stage.kind}\\n{'M' + str(stage.iteration) if stage.iteration else ''}".removesuffix("\\n")
         lines.append(f'  "{stage.short}" [label="{label}"];')
-        lines += [f'  "{parent.short}" -> "{stage.short}" [label="{role}"];' for role, parent in stage.parents.items()]
+        lines += [
+            f'  "{parent.short}" -> "{stage.short}" [label="{role}"];'
+            for role, parent in stage.parents.items()
+        ]
         for role, holder in stage.holders.items():
             source = f'"{holder.model.stage.short}"' if holder.model.stage else f'"{holder.model.name}"'
             lines.append(f'  {source} -> "{stage.short}" [style=dashed, label="{role}"];')
@@ -150,7 +160,9 @@ def _print_table(run: "RunFile", graph: "Graph", estimates: "list[StageEstimate]
 
     table = Table(title=f"{run.metadata.name}: M0 to M{run.spec.iterations}", title_justify="left")
     for name in ("It.", "Stage", "Runs as", "Asks", "GPUs", "Generates", "Trains on", "Memory", "Key"):
-        table.add_column(name, justify="right" if name in ("It.", "GPUs", "Generates", "Trains on") else "left")
+        table.add_column(
+            name, justify="right" if name in ("It.", "GPUs", "Generates", "Trains on") else "left"
+        )
     before = 0
     for stage, one in zip(graph.stages, estimates, strict=True):
         if stage.iteration != before:
@@ -171,7 +183,13 @@ def _print_table(run: "RunFile", graph: "Graph", estimates: "list[StageEstimate]
         )
     console = Console()
     console.print(table)
-    generated, trained = (sum(getattr(one, f"{name}_tokens") for one in estimates) for name in ("generated", "trained"))
-    console.print(f"At most {generated:,} generated and {trained:,} trained tokens, every text at its longest.")
+    generated, trained = (
+        sum(getattr(one, f"{name}_tokens") for one in estimates) for name in ("generated", "trained")
+    )
+    console.print(
+        f"At most {generated:,} generated and {trained:,} trained tokens, every text at its longest."
+    )
     if not known:
-        console.print("Keys are known once Prepare has read the data; memory, once it has read the model or with --parameters.")
+        console.print(
+            "Keys are known once Prepare has read the data; memory, once it has read the model or with --parameters."
+        )

@@ -28,7 +28,9 @@ def render_command(
     run = read_run_file(file)
     context, stages = sketch(run)
     chosen = [
-        one for one in stages if (stage is None or one.kind == stage) and (iteration is None or one.iteration == iteration)
+        one
+        for one in stages
+        if (stage is None or one.kind == stage) and (iteration is None or one.iteration == iteration)
     ]
     if not chosen:
         known = ", ".join(f"{one.kind} {one.iteration}" for one in stages)

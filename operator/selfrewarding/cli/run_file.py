@@ -102,7 +102,9 @@ def read_run_file(path: str) -> RunFile:
     runs = read_run_files(path)
     if len(runs) != 1:
         found = f"{len(runs)} runs: {', '.join(run.metadata.name for run in runs)}"
-        raise InvalidRunFile([Problem(path, None, "", found, "expected one run: put each in a file of its own")])
+        raise InvalidRunFile(
+            [Problem(path, None, "", found, "expected one run: put each in a file of its own")]
+        )
     return runs[0]
 
 
@@ -123,13 +125,17 @@ def _read(path: str) -> str:
         raise InvalidRunFile([Problem(path, None, "", error.strerror or str(error), expected)]) from error
     if len(content) > MAX_BYTES:
         found = f"{len(content):,} bytes"
-        raise InvalidRunFile([Problem(path, None, "", found, f"expected at most {MAX_BYTES:,}, as the API server does")])
+        raise InvalidRunFile(
+            [Problem(path, None, "", found, f"expected at most {MAX_BYTES:,}, as the API server does")]
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         found = f"the byte 0x{content[error.start]:02x}"
-        raise InvalidRunFile([Problem(path, line, "", found, "expected UTF-8: save the file in that encoding")]) from error
+        raise InvalidRunFile(
+            [Problem(path, line, "", found, "expected UTF-8: save the file in that encoding")]
+        ) from error
 
 
 def _documents(path: str, text: str) -> Iterator[yaml.Node]:
@@ -138,7 +144,7 @@ def _documents(path: str, text: str) -> Iterator[yaml.Node]:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
-            if not (isinstance(node, yaml.ScalarNode) and node.value == ""):
+            if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
                 yield node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -175,7 +181,11 @@ def _plain(node: yaml.Node, at: Place, lines: dict[Place, int], path: str) -> An
             if key in result:
                 line = key_node.start_mark.line + 1
                 raise InvalidRunFile(
-                    [Problem(path, line, dotted((*at, key)), "the field a second time", "keep one of the two")]
+                    [
+                        Problem(
+                            path, line, dotted((*at, key)), "the field a second time", "keep one of the two"
+                        )
+                    ]
                 )
             result[key] = _plain(value_node, (*at, key), lines, path)
             lines[(*at, key)] = key_node.start_mark.line + 1
@@ -191,15 +201,16 @@ def _plain(node: yaml.Node, at: Place, lines: dict[Place, int], path: str) -> An
 
 def _run(path: str, raw: Any, lines: Mapping[Place, int]) -> RunFile:
     if not isinstance(raw, dict):
-        raise InvalidRunFile([Problem(path, lines.get((), None), "", _shown(raw), f"expected a {labels.KIND} object")])
+        raise InvalidRunFile(
+            [Problem(path, lines.get((), None), "", _shown(raw), f"expected a {labels.KIND} object")]
+        )
     problems: list[Problem] = []
     for name, value in (("apiVersion", labels.API_VERSION), ("kind", labels.KIND)):
         if raw.get(name) != value:
             found = _shown(raw[name]) if name in raw else "nothing"
             problems.append(Problem(path, lines.get((name,), 1), name, found, f"expected {value}"))
-    known = SelfRewardingRun.model_fields
-    for name in raw.keys() - {field.alias or key for key, field in known.items()}:
-        problems.append(_unknown(path, lines, (name,), [field.alias or key for key, field in known.items()]))
+    known = _names(SelfRewardingRun, ())
+    problems += [_unknown(path, lines, (name,), known) for name in raw.keys() - set(known)]
     metadata = _checked(path, lines, "metadata", raw, problems)
     spec = _checked(path, lines, "spec", raw, problems)
     if problems:
@@ -223,8 +234,8 @@ def _checked(
             return ObjectMeta.model_validate(block)
         return effective(block)
     except ValidationError as error:
-        found = [_problem(path, lines, name, detail, model) for detail in error.errors(include_url=False)]
-        problems += _joined(found)
+        details = error.errors(include_url=False)
+        problems += _joined([_problem(path, lines, name, detail, model) for detail in details])
         return None
 
 
@@ -259,9 +270,13 @@ def _problem(
         if at[1:] == ("preset",):
             expected = f"expected one of {', '.join(sorted(PRESETS))}"
         near = _nearest(str(value), re.findall(r"'([^']*)'", str(context["expected"])))
-        return Problem(path, line, dotted(at), _shown(value), expected + (f"; did you mean {near}?" if near else ""))
+        return Problem(
+            path, line, dotted(at), _shown(value), expected + (f"; did you mean {near}?" if near else "")
+        )
     if kind == "string_pattern_mismatch":
-        return Problem(path, line, dotted(at), _shown(value), f"expected a text like {_likeness(context['pattern'])}")
+        return Problem(
+            path, line, dotted(at), _shown(value), f"expected a text like {_likeness(context['pattern'])}"
+        )
     message = detail["msg"].replace("Input should be", "expected")
     for theirs, ours in _KINDS.items():
         message = message.replace(theirs, ours)

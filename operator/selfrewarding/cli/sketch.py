@@ -11,14 +11,18 @@ from selfrewarding.plan.graph import Stage, outline
 
 def sketch(run: RunFile) -> tuple[RunContext, list[Stage]]:
     """The stages in the order in which they run; every stage counts as done, with a made-up digest."""
-    stages = [stage for stage in outline(run.spec, contract=CONTRACT_VERSION).stages if stage.kind != StageKind.GATE]
+    stages = [
+        stage for stage in outline(run.spec, contract=CONTRACT_VERSION).stages if stage.kind != StageKind.GATE
+    ]
     context = RunContext(
         namespace=run.metadata.namespace or "default",
         name=run.metadata.name,
         uid="00000000-0000-0000-0000-000000000000",
         spec=run.spec,
         results={
-            stage.short: StageSummary(stage=stage.kind, iteration=stage.iteration, digest=digest(stage.key)[:SHORT])
+            stage.short: StageSummary(
+                stage=stage.kind, iteration=stage.iteration, digest=digest(stage.key)[:SHORT]
+            )
             for stage in stages
         },
         contract=CONTRACT_VERSION,

@@ -59,7 +59,7 @@ def status_command(
 
 
 def find_records(file: str | None, artifacts: Path) -> "list[tuple[StateFolder, RunRecord]]":
-    """The local runs of an artifacts folder, or the one of a file. Ends the command with exit code 2 if there is none."""
+    """The local runs of an artifacts folder, or the one of a file. Ends the command with exit code 2 without any."""
     from selfrewarding.cli.run_file import read_run_file
     from selfrewarding.local.errors import LocalError
     from selfrewarding.local.run_record import load_record
@@ -72,15 +72,17 @@ def find_records(file: str | None, artifacts: Path) -> "list[tuple[StateFolder, 
             metadata = read_run_file(file).metadata
             states = [StateFolder.of(artifacts, metadata.namespace or "default", metadata.name)]
         found = [(state, record) for state in states if (record := load_record(state)) is not None]
-        if not found:
-            which = f"the run of {file}" if file else "no run"
-            raise LocalError(
-                f"{artifacts.resolve()}: {which} was {'never ' if file else ''}started here: start one with "
-                "`srr local -f FILE`, or name another folder with --artifacts DIR"
-            )
     except LocalError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    if not found:
+        which = f"the run of {file} was never started here" if file else "no run was started here"
+        typer.echo(
+            f"{artifacts.resolve()}: {which}: start one with `srr local -f FILE`, or name another folder with "
+            "--artifacts DIR",
+            err=True,
+        )
+        raise typer.Exit(2)
     return found
 
 

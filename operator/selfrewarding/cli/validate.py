@@ -14,7 +14,9 @@ class Output(StrEnum):
 
 
 def validate_command(
-    files: Annotated[list[str], typer.Argument(help="Run files (YAML); - is standard input.", metavar="FILE…")],
+    files: Annotated[
+        list[str], typer.Argument(help="Run files (YAML); - is standard input.", metavar="FILE…")
+    ],
     output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
 ) -> None:
     """Check run files: unknown fields, wrong types, contradictions.

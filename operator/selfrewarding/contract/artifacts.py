@@ -1,9 +1,9 @@
 """Where things lie below `artifacts.uri`, and the names of the files of each stage.
 
-    stages/<kind>/<key>/result.json                 written last, once, by If-None-Match; names the files below
-    stages/<kind>/<key>/attempts/<pod uid>/…        everything a pod writes: row chunks, models, checkpoints
-    stages/<kind>/<key>/shards/<index>.json         a finished shard of an Indexed Job
-    runs/<namespace>/<name>/…                       index, report and lineage of a run
+stages/<kind>/<key>/result.json                 written last, once, by If-None-Match; names the files below
+stages/<kind>/<key>/attempts/<pod uid>/…        everything a pod writes: row chunks, models, checkpoints
+stages/<kind>/<key>/shards/<index>.json         a finished shard of an Indexed Job
+runs/<namespace>/<name>/…                       index, report and lineage of a run
 """
 
 from selfrewarding.contract.stages import StageKind

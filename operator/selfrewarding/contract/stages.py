@@ -19,7 +19,9 @@ class StageKind(StrEnum):
     GATE = "Gate"
 
 
-TRAINING = frozenset({StageKind.TRAIN_BASELINE, StageKind.SUPERVISED_FINE_TUNE, StageKind.PREFERENCE_OPTIMIZE})
+TRAINING = frozenset(
+    {StageKind.TRAIN_BASELINE, StageKind.SUPERVISED_FINE_TUNE, StageKind.PREFERENCE_OPTIMIZE}
+)
 """Stages that run as a PyTorchJob and make a model."""
 
 SERVED = frozenset(

@@ -1,6 +1,6 @@
 """Actions of a decision as calls to the cluster.
 
-Must not: choose or reorder actions. Neighbours: `plan` makes the actions, `manifests` the objects, `reconcile` calls this.
+Must not: choose or reorder actions. Neighbours: `plan` makes the actions, `manifests` the objects, `reconcile` calls.
 """
 
 from selfrewarding.api.run import SelfRewardingRun

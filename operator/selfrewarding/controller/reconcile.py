@@ -102,7 +102,7 @@ class Reconciler:
             return NEVER
         now = self._clock()
 
-        # The spec as the planner reads it: the preset of the version that the run started with, below what the user wrote.
+        # The spec as the planner reads it: below what the user wrote, the preset that the run began with.
         try:
             spec = effective_spec(run)
         except (ValidationError, KeyError) as error:
@@ -120,7 +120,9 @@ class Reconciler:
         except ManifestError as error:
             return await self._refuse(run, str(error), now)
         except Forbidden as error:
-            status = with_condition(run, status, ConditionType.STALLED, "Forbidden", str(error), now)
+            status = with_condition(
+                run, status, ConditionType.STALLED, reason="Forbidden", message=str(error), now=now
+            )
         if status != run.status:
             await self._cluster.patch_status(run, status)
             await self._post(run, decision)
@@ -135,14 +137,16 @@ class Reconciler:
             log.warning("%s/%s: events were lost: %s", run.metadata.namespace, run.metadata.name, error)
 
     async def _refuse(self, run: SelfRewardingRun, message: str, now: datetime) -> float:
-        """A spec that nothing can be made from: the run has failed until it is edited. Children are left as they are."""
+        """A spec that nothing can be made from: the run has failed until it is edited. Children stay as they are."""
         status = run.status.model_copy(update={"observed_generation": run.metadata.generation})
         for kind, value in (
             (ConditionType.FAILED, "True"),
             (ConditionType.READY, "False"),
             (ConditionType.RECONCILING, "False"),
         ):
-            status = with_condition(run, status, kind, "InvalidSpec", message, now, value=value)
+            status = with_condition(
+                run, status, kind, reason="InvalidSpec", message=message, now=now, value=value
+            )
         if status != run.status:
             await self._cluster.patch_status(run, status)
         return NEVER
@@ -168,7 +172,7 @@ class Reconciler:
 
 
 def effective_spec(run: SelfRewardingRun) -> SelfRewardingRunSpec:
-    """The run's spec with its preset filled in. Raises pydantic.ValidationError; KeyError for an unknown preset version."""
+    """The spec with its preset filled in. Raises pydantic.ValidationError; KeyError for an unknown preset version."""
     written = run.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return effective(written, run.status.pinned.preset if run.status.pinned else None)
 
@@ -190,13 +194,13 @@ def with_condition(
     run: SelfRewardingRun,
     status: SelfRewardingRunStatus,
     kind: ConditionType,
+    *,
     reason: str,
     message: str,
     now: datetime,
-    *,
     value: str = "True",
 ) -> SelfRewardingRunStatus:
-    """The status with one condition set; the transition time is that of the run's last status if the value is the same."""
+    """The status with one condition set; if its value is as before, so is the transition time."""
     before = get_condition(run.status.conditions, kind)
     same = before is not None and before.status == value
     condition = Condition.model_validate(

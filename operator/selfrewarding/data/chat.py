@@ -38,13 +38,16 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
 
     @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Control tokens by their ids."""
 
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, Any]: ...
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, Any]:
+        """`input_ids` of a text."""
 
     def apply_chat_template(
         self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any: ...
+    ) -> Any:
+        """The conversation as the template writes it."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Purpose: keep a run's objects and pods in its state folder, and carry out what their controllers want.
 Must not: decide anything about stages; that is the planner's.
-Neighbours: `workloads` says which pods an object wants, `pod` runs one, `observing` turns records into what a pass sees.
+Neighbours: `workloads` says which pods an object wants, `pod` runs one, `observing` shows a pass what is there.
 """
 
 import asyncio
@@ -210,8 +210,8 @@ class LocalCluster:
     async def stop(self) -> None:
         """Stop all pods with their grace and return when no process is left.
 
-        What has not ended is deleted, as by a suspension: the next start makes it again and no failure is counted. What has
-        ended stays, so that its result is read then.
+        What has not ended is deleted, as by a suspension: the next start makes it again and no failure is counted.
+        What has ended stays, so that its result is read then.
         """
         self._stopping = True
         ended = {m["metadata"]["name"] for m in self._workloads() if m["status"].get("phase") is not None}

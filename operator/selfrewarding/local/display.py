@@ -1,7 +1,7 @@
 """What `srr local` shows while it runs: a live view on a terminal, one line per change elsewhere.
 
-Must not: ask the cluster or decide anything; it draws snapshots. Neighbours: `driver` feeds it, `results_report` has the
-tables at the end.
+Must not: ask the cluster or decide anything; it draws snapshots.
+Neighbours: `driver` feeds it, `results_report` has the tables at the end.
 """
 
 import re

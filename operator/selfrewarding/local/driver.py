@@ -89,7 +89,8 @@ def check_gpus(spec: SelfRewardingRunSpec, gpus: tuple[str, ...]) -> None:
     def need(field: str, count: int, cheaper: str) -> None:
         if count > len(gpus):
             problems.append(
-                f"{field} asks for {count} GPUs at once, this machine has {len(gpus)}: {cheaper}, or set {field}.device: Cpu"
+                f"{field} asks for {count} GPUs at once, this machine has {len(gpus)}: {cheaper}, or set "
+                f"{field}.device: Cpu"
             )
 
     serving, training = spec.serving, spec.training
@@ -122,7 +123,7 @@ async def _drive(asked: LocalRun, open_display: Callable[[], Display]) -> Outcom
     with stop.on_signals():
         await cluster.start()
         shown.append(open_display())
-        loop = _Loop(asked, cluster, store, shown[0], meter, started, stop)
+        loop = _Loop(asked, cluster, store=store, display=shown[0], meter=meter, started=started, stop=stop)
         try:
             async with loop.looking():
                 ending = await loop.until_the_end()
@@ -176,6 +177,7 @@ class _Loop:
         self,
         asked: LocalRun,
         cluster: LocalCluster,
+        *,
         store: ArtifactStore,
         display: Display,
         meter: UsageMeter,

@@ -1,6 +1,6 @@
 """From the records of objects and pods to what a reconcile pass sees.
 
-Must not: change anything. Neighbours: `cluster` calls it in `observe`; the Kubernetes adapter does the same from API objects.
+Must not: change anything. Neighbours: `cluster` calls it in `observe`; the Kubernetes adapter reads API objects.
 """
 
 from collections.abc import Sequence

@@ -119,8 +119,8 @@ def _tell_ending(outcome: Outcome, console: "Console", command: str) -> None:
             remedy = {
                 "until": "Go on with",
                 "suspended": "Set spec.suspend to false, then go on with",
-                "held": f'To let it go on, set the annotation {labels.APPROVE}: "{outcome.run.status.iteration}" in the '
-                "file's metadata, then go on with",
+                "held": f'To let it go on, set the annotation {labels.APPROVE}: "{outcome.run.status.iteration}" in '
+                "the file's metadata, then go on with",
             }[ending.how]
             _say(console, f"{remedy}: {command}")
         case "interrupted":

@@ -2,7 +2,8 @@
 
 Purpose: drive the processes of one pod through its life and keep `pod.json` true at every step.
 Must not: know what owns the pod or when it is wanted; its owner says `run` and `terminate`.
-Neighbours: `processes` starts containers, `probes` asks them, `pod_environment` fills their variables in; `cluster` owns pods.
+Neighbours: `processes` starts containers, `probes` asks them, `pod_environment` fills their variables in; `cluster`
+owns pods.
 """
 
 import asyncio
@@ -149,7 +150,7 @@ class PodRunner:
             self._current.kill()
 
     def save(self) -> None:
-        """Write `pod.json` and tell that something changed. A full disk must not stop a pod: what is on disk is then older."""
+        """Write `pod.json` and tell that something changed. A full disk must not stop a pod: the file is older then."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(self._folder / "pod.json", self.record.model_dump(mode="json"))
@@ -209,7 +210,13 @@ class PodRunner:
         record = self.record
         around = self._around
         what = launch(
-            container, self.spec, place, volumes, around.machine, around.addresses, around.config_maps
+            container,
+            self.spec,
+            place,
+            volumes=volumes,
+            machine=around.machine,
+            addresses=around.addresses,
+            config_maps=around.config_maps,
         )
         is_program = container is self.spec.program
         oom_before = processes.oom_kills()

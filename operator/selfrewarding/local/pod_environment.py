@@ -1,8 +1,8 @@
 """The environment and the folders of a pod on this machine.
 
-Purpose: stage programs take every path, address and termination file from their environment (survival rule 13); here, and
-only here, those are rewritten: mount paths to folders, the port to a free one, a Service's address to its pods' real
-ones, the object store to a folder.
+Purpose: stage programs take every path, address and termination file from their environment (survival rule 13); here,
+and only here, those are rewritten: mount paths to folders, the port to a free one, a Service's address to its pods'
+real ones, the object store to a folder.
 Must not: start anything. Neighbours: `pod_spec` reads the manifest, `pod` runs the result.
 """
 
@@ -150,6 +150,7 @@ def launch(
     container: ContainerSpec,
     pod: PodSpec,
     place: PodPlace,
+    *,
     volumes: Mapping[str, Path],
     machine: Machine,
     addresses: Callable[[str], Sequence[str]],

@@ -3,9 +3,9 @@
 Purpose: the only module that starts or signals processes. Must not: know pods' restarts, probes or owners.
 Neighbours: `shim` is the program in between; `pod` decides when to start and stop.
 
-A process belongs to a pod if the pod's marker stands in its environment or if it is in the session of the pod's shim. Both
-are needed: torchrun gives its workers sessions of their own, and programs that set their title (vLLM) overwrite the
-memory that holds their environment.
+A process belongs to a pod if the pod's marker stands in its environment or if it is in the session of the pod's shim.
+Both are needed: torchrun gives its workers sessions of their own, and programs that set their title (vLLM) overwrite
+the memory that holds their environment.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel
 
@@ -95,8 +96,8 @@ async def start(launch: Launch, *, log: Path, exit_file: Path, grace: float) -> 
 
     Must be called from the main thread: the death signal is tied to the thread that forks.
     """
-    exit_file.unlink(missing_ok=True)
-    with log.open("ab") as output:
+    _forget(exit_file)
+    with _appending(log) as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -114,6 +115,14 @@ async def start(launch: Launch, *, log: Path, exit_file: Path, grace: float) -> 
             start_new_session=True,
         )
     return Running(process, exit_file, grace)
+
+
+def _forget(exit_file: Path) -> None:
+    exit_file.unlink(missing_ok=True)
+
+
+def _appending(log: Path) -> BinaryIO:
+    return log.open("ab")
 
 
 def finished_code(exit_file: Path) -> int | None:
@@ -203,7 +212,7 @@ def boot_id() -> str:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed for want of memory: in our control group, or on the machine where there is none."""
+    """How often the kernel has killed for want of memory: in our control group, else on the whole machine."""
     for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         with contextlib.suppress(OSError):
             for line in Path(path).read_text(encoding="ascii").splitlines():

@@ -1,7 +1,7 @@
 """The run's own object in `run.json`: identity, generation, spec as the user wrote it, status.
 
-Purpose: what the API server does for a custom resource: give it a UID, raise the generation when the spec changes, refuse
-a stale status write, keep immutable fields.
+Purpose: what the API server does for a custom resource: give it a UID, raise the generation when the spec changes,
+refuse a stale status write, keep immutable fields.
 Must not: know objects other than the run.
 Neighbours: `cluster` reads and writes it while a run goes on; `srr status` and `srr models` only read it.
 """
@@ -98,7 +98,7 @@ def save_record(state: StateFolder, record: RunRecord) -> None:
 
 
 def run_of(record: RunRecord) -> SelfRewardingRun:
-    """The record's object as its type. Raises pydantic.ValidationError for a spec that its preset does not mend either."""
+    """The record's object as its type. Raises pydantic.ValidationError for a spec that no preset mends."""
     try:
         return SelfRewardingRun.model_validate(record.object)
     except ValidationError:

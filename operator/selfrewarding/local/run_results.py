@@ -1,7 +1,8 @@
 """What a run has made: the whole results of its stages from the store, its models' folders, its index.
 
 Status keeps only what the current stages need; the whole of it lies with the artifacts (`result.json` of each stage).
-Must not: print. Neighbours: `results_report` turns this into tables, the driver writes the index, `srr models` lists folders.
+Must not: print.
+Neighbours: `results_report` makes tables of this, the driver writes the index, `srr models` lists folders.
 """
 
 import contextlib

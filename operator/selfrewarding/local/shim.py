@@ -2,15 +2,16 @@
 
     python -I -S shim.py PARENT_PID EXIT_FILE GRACE_SECONDS COMMAND [ARGUMENT…]
 
-Starts the command, passes SIGTERM on to it, kills what is left after the grace period, and ends when the last descendant
-has ended, as a container's process namespace would. It adopts orphans (PR_SET_CHILD_SUBREAPER), so a descendant that
-started a session of its own does not get away. If `srr` dies, even by SIGKILL, it stops the command as if it had
-been told to (PR_SET_PDEATHSIG). How the command ended is written to EXIT_FILE: {"code", "signal"}; a container
-that died of signal n has code 128 + n.
+Starts the command, passes SIGTERM on to it, kills what is left after the grace period, and ends when the last
+descendant has ended, as a container's process namespace would. It adopts orphans (PR_SET_CHILD_SUBREAPER), so a
+descendant that started a session of its own does not get away. If `srr` dies, even by SIGKILL, it stops the command as
+if it had been told to (PR_SET_PDEATHSIG). How the command ended is written to EXIT_FILE: {"code", "signal"}; a
+container that died of signal n has code 128 + n.
 
 Signals: SIGTERM stops with grace, SIGHUP (the parent's death) with at most ten seconds of it, SIGUSR1 kills at once.
 
-Knows no Kubernetes object and imports the standard library only: it is started without site-packages, once per container.
+Knows no Kubernetes object and imports the standard library only: it is started without site-packages, once for each
+container.
 Neighbour: `processes` starts it and reads the exit file.
 """
 
@@ -57,7 +58,7 @@ class Shim:
     def start(self, command: list[str]) -> None:
         """Start the command in a process group of its own, with the signals of a fresh process.
 
-        The handled signals must be blocked when this is called; they are let through once there is a child to pass them to.
+        The handled signals must be blocked when this is called; they are let through once there is a child to tell.
         """
         own = os.getpid()
         self.child = os.fork()
@@ -101,7 +102,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def kill_children() -> None:
-    """SIGKILL to all children. Grandchildren become children (see PR_SET_CHILD_SUBREAPER) and get it in a later round."""
+    """SIGKILL to all children. Grandchildren then become children (PR_SET_CHILD_SUBREAPER): a later round gets them."""
     own = os.getpid()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and parent_of(entry.name) == own:

@@ -58,8 +58,8 @@ class StateFolder:
                 sweep(folder)
         except OSError as error:
             raise LocalError(
-                f"{self.artifacts}: {error.strerror}: the folder for artifacts cannot be written; give another one with "
-                "--artifacts DIR, or make it writable"
+                f"{self.artifacts}: {error.strerror}: the folder for artifacts cannot be written; give another one "
+                "with --artifacts DIR, or make it writable"
             ) from error
 
     def is_locked(self) -> bool:

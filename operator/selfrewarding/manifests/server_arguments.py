@@ -22,6 +22,8 @@ LOGPROBS_MODE = "raw_logprobs"
 """Log probabilities before temperature and top-p, but behind the mask of structured outputs (vLLM applies it to the
 logits before sampling): for a choice among scores they are the scores' probabilities under the judge, and no other
 token is among them. `processed_logprobs` would lack the scores that top-p cuts off."""
+CPU_BATCHED_TOKENS = 2048
+"""Tokens that a step computes on CPU (vLLM's own default there); it must hold the longest sequence."""
 MIN_LOGPROBS = 20
 """vLLM's own limit of log probabilities per token; judge.scores may need more."""
 
@@ -68,6 +70,10 @@ def server_arguments(context: RunContext, holder: Holder, field: str) -> list[st
     if spec.device == "Cpu":
         # Compilation takes minutes on CPU and gains little. An unsaid cache takes a share of the node's memory.
         arguments += ["--enforce-eager", "--kv-cache-memory-bytes", str(sizes.kv_cache_bytes(holder))]
+        # vLLM 0.32 dies on CPU ("CPU Generator does not use offset") when a step's token budget cuts the prompt of a
+        # request that has a seed, and all of ours have one (number rule 13). Without chunks a prompt is never cut.
+        arguments += ["--no-enable-chunked-prefill"]
+        arguments += ["--max-num-batched-tokens", str(max(CPU_BATCHED_TOKENS, served.max_model_len))]
     else:
         arguments += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:g}"]
     return arguments + _extra(holder, field)

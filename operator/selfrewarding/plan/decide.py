@@ -37,7 +37,7 @@ def decide(run: SelfRewardingRun, spec: SelfRewardingRunSpec, observed: Observed
 
     # 3. New facts become durable before anything follows from them (survival rule 1).
     if view.status != run.status:
-        return Decision(status=status, events=events(view, verdict, ()), requeue_after=0)
+        return Decision(status=status, events=events(view, verdict), requeue_after=0)
 
     # 4. What follows from durable facts.
     chosen = actions(view, verdict)
@@ -45,7 +45,7 @@ def decide(run: SelfRewardingRun, spec: SelfRewardingRunSpec, observed: Observed
     return Decision(
         status=status,
         actions=chosen,
-        events=events(view, verdict, chosen),
+        events=events(view, verdict),
         requeue_after=max(_SHORTEST, min(due)),
     )
 

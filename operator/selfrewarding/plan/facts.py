@@ -43,11 +43,11 @@ def gather_facts(
     """What is known after this look; `status` of the view holds every fact that it added."""
     view = View(run=run, spec=spec, observed=observed, now=now, status=run.status)
     view = _pin_versions(view)
-    view = _heed_edit(view)
     view = _keep_clock(view)
     view = _record_results(view)
     if not spec.suspend:  # what we end ourselves is no failure
         view = _record_failures(view)
+    view = _heed_edit(view)
     view = record_models(view)
     view = _forget_the_past(view)
     view = _ask_again_after_rival(view)
@@ -84,7 +84,9 @@ def _pin_versions(view: View) -> View:
 
 
 def _heed_edit(view: View) -> View:
-    """A person changed the spec: failures so far no longer count, since how a stage is run may be the remedy."""
+    """A person changed the spec: failures so far no longer count, since how a stage is run may be the remedy.
+
+    After this pass's failures are recorded: they, too, are those of attempts that knew the old spec."""
     seen, generation = view.status.observed_generation, view.run.metadata.generation
     if seen is None or seen == generation:
         return view

@@ -8,6 +8,9 @@ from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, Pod
 from selfrewarding.plan.view import View, holds_accelerators, unit_of
 
+SHARED_BY_ATTEMPTS = frozenset({"Service", "NetworkPolicy"})
+"""Objects of a serving pool whose names hold no attempt: the next attempt answers at the same address."""
+
 
 def ready(view: View, holder: Holder) -> bool:
     """Whether a server of the pool answers."""
@@ -18,6 +21,20 @@ def ready(view: View, holder: Holder) -> bool:
 def missing_holders(view: View, stage: Stage) -> list[Holder]:
     """Pools that the stage asks and that have no Deployment."""
     return [holder for holder in stage.holders.values() if view.deployment_of(holder) is None]
+
+
+def lacks_parts(view: View, holder: Holder) -> bool:
+    """Whether somebody deleted the address or the configuration of a pool that is there."""
+    deployment = view.deployment_of(holder)
+    if deployment is None:
+        return False
+    there = {
+        child.kind
+        for child in view.observed.children
+        if child.holder == holder.name
+        and (child.kind in SHARED_BY_ATTEMPTS or child.attempt == deployment.attempt)
+    }
+    return not {"ConfigMap", *SHARED_BY_ATTEMPTS} <= there
 
 
 def blocking(view: View, stage: Stage) -> list[str]:

@@ -12,8 +12,9 @@ from selfrewarding.api.run import Progress, SelfRewardingRunStatus
 from selfrewarding.contract.progress import summed
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.accounting import gpu_fields, handover_fields
-from selfrewarding.plan.actions import Action, Event, StartHolder, StartStage
+from selfrewarding.plan.actions import Event
 from selfrewarding.plan.checks import title
+from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.retries import FailureClass
 from selfrewarding.plan.times import seconds_since, stamp
 from selfrewarding.plan.verdict import State, Verdict
@@ -56,25 +57,9 @@ def report(view: View, verdict: Verdict) -> SelfRewardingRunStatus:
     return view.status.model_copy(update=fields)
 
 
-def events(view: View, verdict: Verdict, actions: Iterable[Action]) -> tuple[Event, ...]:
-    """What people should hear of this pass; posted after the status write."""
-    found = [*_ended(view), *_failed(view), *_gates(view)]
-    found += [
-        Event(
-            type="Normal",
-            reason="StageStarted",
-            message=f"{title(action.stage)}, attempt {action.attempt}, starts.",
-        )
-        for action in actions
-        if isinstance(action, StartStage)
-    ]
-    found += [
-        Event(
-            type="Normal", reason="ServerStarted", message=f"A server of {action.holder.model.name} starts."
-        )
-        for action in actions
-        if isinstance(action, StartHolder)
-    ]
+def events(view: View, verdict: Verdict) -> tuple[Event, ...]:
+    """What people should hear of this pass. All of it follows from a change of status, so each is told once."""
+    found = [*_ended(view), *_failed(view), *_gates(view), *_started(view)]
     ready = get_condition(view.run.status.conditions, ConditionType.READY)
     if (ready.reason if ready else None) != verdict.reason and verdict.state is not State.PROGRESSING:
         bad = verdict.state in (State.STALLED, State.FAILED)
@@ -185,13 +170,29 @@ def _ended(view: View) -> Iterable[Event]:
             yield Event(type="Normal", reason="StageDone", message=f"{title(stage)} is done.")
 
 
+def _started(view: View) -> Iterable[Event]:
+    """Entries that this pass opened; an attempt after a failure is told by that failure."""
+    servers = {name: holder for stage in view.active for name, holder in _named(stage)}
+    for unit in sorted(view.status.attempts.keys() - view.run.status.attempts.keys()):
+        stage = next((one for one in view.active if one.short == unit), None)
+        if stage is not None:
+            yield Event(type="Normal", reason="StageStarted", message=f"{title(stage)} starts.")
+        elif unit in servers:
+            message = f"A server of {servers[unit].model.name} starts."
+            yield Event(type="Normal", reason="ServerStarted", message=message)
+
+
+def _named(stage: Stage) -> Iterable[tuple[str, Holder]]:
+    return ((holder.name, holder) for holder in stage.holders.values())
+
+
 def _failed(view: View) -> Iterable[Event]:
     for unit, entry in view.status.attempts.items():
         before = view.run.status.attempts.get(unit)
         if before is None or before.attempt == entry.attempt or entry.last_failure is None:
             continue
-        stage = view.graph.find(unit)
-        name = title(stage) if stage is not None else f"Unit {unit}"
+        stage = next((one for one in (*view.active, *view.graph.stages) if one.short == unit), None)
+        name = title(stage) if stage is not None else f"Server {unit}"
         harmless = entry.failure == FailureClass.INFRASTRUCTURE
         yield Event(
             type="Normal" if harmless else "Warning",

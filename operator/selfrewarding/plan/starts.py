@@ -7,13 +7,10 @@ Neighbours: `holders` says what is in the way; the controller carries the action
 from collections.abc import Iterator
 
 from selfrewarding.plan.actions import Action, Delete, ScaleHolder, StartHolder, StartStage
-from selfrewarding.plan.holders import blocking, missing_holders, ready
+from selfrewarding.plan.holders import SHARED_BY_ATTEMPTS, blocking, lacks_parts, missing_holders, ready
 from selfrewarding.plan.observed import Child, Phase
 from selfrewarding.plan.verdict import Mode, State, Verdict
 from selfrewarding.plan.view import JOB_KINDS, View, unit_of
-
-_SHARED_BY_ATTEMPTS = frozenset({"Service", "NetworkPolicy"})
-"""Objects of a serving pool whose names hold no attempt: the next attempt answers at the same address."""
 
 
 def actions(view: View, verdict: Verdict) -> tuple[Action, ...]:
@@ -35,7 +32,7 @@ def _deletions(view: View, verdict: Verdict) -> Iterator[Action]:
 def _is_needed(view: View, child: Child) -> bool:
     """Whether a child belongs to the current attempt of something under way that is not waiting for its next try."""
     unit, entry = unit_of(child), view.entry(unit_of(child))
-    if child.holder is not None and unit in view.wanted_holders and child.kind in _SHARED_BY_ATTEMPTS:
+    if child.holder is not None and unit in view.wanted_holders and child.kind in SHARED_BY_ATTEMPTS:
         return True
     known = (
         unit in view.wanted_holders
@@ -80,6 +77,10 @@ def _starts(view: View) -> Iterator[Action]:
             if pool is not None and not view.waits(holder.name):
                 yield StartHolder(holder=holder, iteration=stage.iteration, attempt=pool.attempt)
         return
+    for holder in stage.holders.values():
+        pool = view.entry(holder.name)
+        if pool is not None and lacks_parts(view, holder):
+            yield StartHolder(holder=holder, iteration=stage.iteration, attempt=pool.attempt)
     if view.waits(stage.short) or not all(ready(view, holder) for holder in stage.holders.values()):
         return
     # An older attempt, or this one deleted by somebody else, must be gone: no two attempts of a stage live at once.

@@ -235,12 +235,14 @@ class S3Store:
         try:
             make_folders(target.parent)
             with pending(target) as unfinished, translated(self._place, "read", path, target):
-                coming = self._connection.manager.download(self._bucket, path, str(unfinished.side_path))
+                # Into the open file, not to a name: awscrt says that it is done before it has given the file its name.
+                coming = self._connection.manager.download(self._bucket, path, unfinished.file)
                 with stop.cancelling(coming.cancel):
                     coming.result()
-                digest = digest_file(unfinished.side_path)
+                unfinished.file.flush()
+                digest = digest_file(unfinished.path)
                 require(digest, expected, f'the object "{path}" in {self._place}')
-                unfinished.replace(_FILE_MODE, side=True, durable=False)
+                unfinished.replace(_FILE_MODE, durable=False)
         except OSError as error:
             raise from_os_error(error, "write", target) from error
         return digest

@@ -23,7 +23,9 @@ def test_a_flipped_condition_takes_the_new_transition_time() -> None:
 
 def test_conditions_keep_their_order_and_new_ones_come_last() -> None:
     before = [condition("Ready", "True", "a"), condition("Failed", "False", "a")]
-    after = set_condition(set_condition(before, condition("Stalled", "True", "b")), condition("Ready", "False", "b"))
+    after = set_condition(
+        set_condition(before, condition("Stalled", "True", "b")), condition("Ready", "False", "b")
+    )
     assert [c.type for c in after] == ["Ready", "Failed", "Stalled"]
     assert is_true(after, ConditionType.STALLED)
     assert not is_true(after, ConditionType.READY)

@@ -7,11 +7,24 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+
 from selfrewarding.api.crd import crd_yaml, custom_resource_definition
 
 CRD = custom_resource_definition()
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-FORBIDDEN = {"$ref", "anyOf", "oneOf", "allOf", "not", "const", "default", "title", "discriminator", "definitions", "$defs"}
+FORBIDDEN = {
+    "$ref",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "not",
+    "const",
+    "default",
+    "title",
+    "discriminator",
+    "definitions",
+    "$defs",
+}
 
 
 def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -31,7 +44,9 @@ def test_the_crd_is_under_100_kilobytes() -> None:
     assert len(crd_yaml().encode()) < 100_000
 
 
-@pytest.mark.parametrize(("path", "node"), [pytest.param(path, node, id=path or ".") for path, node in nodes(SCHEMA)])
+@pytest.mark.parametrize(
+    ("path", "node"), [pytest.param(path, node, id=path or ".") for path, node in nodes(SCHEMA)]
+)
 def test_every_node_is_structural(path: str, node: dict[str, Any]) -> None:
     assert not FORBIDDEN & node.keys(), path
     assert "type" in node or node.get("x-kubernetes-preserve-unknown-fields"), path
@@ -41,7 +56,11 @@ def test_every_node_is_structural(path: str, node: dict[str, Any]) -> None:
 
 
 def test_every_field_of_the_spec_and_status_has_a_text() -> None:
-    silent = [path for path, node in nodes(SCHEMA) if path.count(".") >= 2 and "[]" not in path and not node.get("description")]
+    silent = [
+        path
+        for path, node in nodes(SCHEMA)
+        if path.count(".") >= 2 and "[]" not in path and not node.get("description")
+    ]
     assert silent == []
 
 
@@ -53,7 +72,10 @@ def test_cross_field_rules_are_cel() -> None:
 
 def test_conditions_are_a_map_by_type() -> None:
     conditions = SCHEMA["properties"]["status"]["properties"]["conditions"]
-    assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
+    assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == (
+        "map",
+        ["type"],
+    )
 
 
 def test_every_example_fits_the_schema(repository: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+
 from selfrewarding.api.presets import PRESETS, effective, latest
 
 SMALLEST: dict[str, Any] = {
@@ -17,14 +18,24 @@ def test_the_paper_preset_has_every_number_that_the_paper_states() -> None:
     spec = effective(SMALLEST | {"preset": "paper-2401.10020"})
     assert spec.iterations == 3
     sft, dpo = spec.sft, spec.dpo
-    assert (sft.learning_rate, sft.min_learning_rate, sft.batch_size, sft.dropout) == (5.5e-6, 1.1e-6, 16, 0.1)
+    assert (sft.learning_rate, sft.min_learning_rate, sft.batch_size, sft.dropout) == (
+        5.5e-6,
+        1.1e-6,
+        16,
+        0.1,
+    )
     assert (dpo.learning_rate, dpo.min_learning_rate, dpo.batch_size, dpo.dropout) == (1e-6, 1e-7, 16, 0.1)
     assert (dpo.beta, dpo.loss, dpo.reference) == (0.1, ["sigmoid"], "Previous")
     prompts = spec.prompt_generation
     assert (prompts.seed_shots, prompts.generated_shots) == (6, 2)
     assert (prompts.temperature, prompts.top_p) == (0.6, 0.9)
     filters = prompts.filters
-    assert (filters.max_rouge_l, filters.min_words, filters.max_words, filters.keywords) == (0.7, 4, 150, None)
+    assert (filters.max_rouge_l, filters.min_words, filters.max_words, filters.keywords) == (
+        0.7,
+        4,
+        150,
+        None,
+    )
     responses, judge = spec.responses, spec.judge
     assert (responses.samples, responses.temperature, responses.top_p) == (4, 0.7, 0.9)
     assert (judge.samples, judge.temperature, judge.top_p) == (3, 0.7, 0.9)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from selfrewarding.cli.run_file import InvalidRunFile, read_run_file, read_run_files
 
 GOOD = """\
@@ -87,7 +88,10 @@ def test_scientific_notation_is_a_number_as_kubectl_reads_it(tmp_path: Path) -> 
 
 
 def test_every_example_is_valid(repository: Path) -> None:
-    names = [read_run_file(str(file)).metadata.name for file in sorted((repository / "crds/examples").glob("*.yaml"))]
+    names = [
+        read_run_file(str(file)).metadata.name
+        for file in sorted((repository / "crds/examples").glob("*.yaml"))
+    ]
     assert len(names) == len(set(names)) >= 8
 
 
@@ -101,7 +105,9 @@ def hostile(rng: random.Random) -> str:
             if isinstance(block[name], dict) and block[name] and rng.random() < 0.7:
                 block = block[name]
                 continue
-            value = rng.choice([None, -1, 1e400, "\u202e", [], {}, [[]], True, "x" * 5000, {"a": {"b": [1]}}, 2**70])
+            value = rng.choice(
+                [None, -1, 1e400, "\u202e", [], {}, [[]], True, "x" * 5000, {"a": {"b": [1]}}, 2**70]
+            )
             block[rng.choice([name, name + "x", "", "é", "0"])] = value
             break
     text = yaml.safe_dump(document, allow_unicode=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from selfrewarding.api.algorithm import EvaluationSpec, JudgeSpec
 from selfrewarding.api.run import StageSummary
 from selfrewarding.contract import CONTRACT_VERSION, environment
@@ -60,7 +61,9 @@ def test_a_key_changes_with_each_thing_that_it_covers(change: dict[str, Any]) ->
 
 
 def test_canonical_json_has_one_text_for_equal_values() -> None:
-    assert canonical_json({"b": 1, "a": "é"}) == canonical_json({"a": "é", "b": 1}) == '{"a":"é","b":1}'.encode()
+    assert (
+        canonical_json({"b": 1, "a": "é"}) == canonical_json({"a": "é", "b": 1}) == '{"a":"é","b":1}'.encode()
+    )
 
 
 @given(st.integers(0, 2**31 - 1), st.text(max_size=20), st.integers(0, 9), st.integers(1, 64))
@@ -74,7 +77,12 @@ def test_rule_13_seeds_are_derived_and_lie_apart_by_the_samples_of_a_request(
 
 
 def test_rule_13_neighbouring_rows_samples_and_stages_get_other_seeds() -> None:
-    seeds = {derive_seed(1, stage, f"row{row}", sample) for stage in "ab" for row in range(50) for sample in range(4)}
+    seeds = {
+        derive_seed(1, stage, f"row{row}", sample)
+        for stage in "ab"
+        for row in range(50)
+        for sample in range(4)
+    }
     assert len(seeds) == 400
 
 
@@ -96,7 +104,9 @@ def test_a_summary_travels_through_the_termination_message() -> None:
 
 
 def test_a_summary_that_is_too_long_is_refused_by_its_writer() -> None:
-    summary = StageSummary(stage="Rollout", iteration=1, digest="d", counts={f"count{i}": i for i in range(100)})
+    summary = StageSummary(
+        stage="Rollout", iteration=1, digest="d", counts={f"count{i}": i for i in range(100)}
+    )
     with pytest.raises(ValueError, match=f"at most {MAX_SUMMARY_BYTES}"):
         summary_message("a" * 64, summary)
 
@@ -184,7 +194,10 @@ def test_a_result_ends_in_its_summary(pod: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda text: text.replace(f'"contract": {CONTRACT_VERSION}', '"contract": 99'), "contract version 99"),
+        (
+            lambda text: text.replace(f'"contract": {CONTRACT_VERSION}', '"contract": 99'),
+            "contract version 99",
+        ),
         (lambda text: text.replace('"seed": 1', '"seed": "x"'), "seed"),
         (lambda text: text[:40], "JSON"),
     ],

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selfrewarding.data.chat import DEFAULT_TEMPLATE, ChatEncoder, ChatTemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from selfrewarding.data.chat import DEFAULT_TEMPLATE, ChatEncoder, ChatTemplateError
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -20,7 +21,9 @@ def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.add_tokens(["<tool>"])
     tokenizer.chat_template = template
@@ -43,7 +46,9 @@ def test_rule_03_control_text_in_messages_becomes_ordinary_tokens() -> None:
 
 def test_a_plain_conversation_has_the_ids_of_the_tokenizers_own_template() -> None:
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "안녕 world"}]
-    own = TOKENIZER.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+    own = TOKENIZER.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
     assert ENCODER.prompt(messages) == list(own)
 
 
@@ -84,7 +89,12 @@ def test_a_template_whose_generation_prompt_is_no_prefix_still_ends_its_turns() 
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from([*CONTROL, "<|", "im_end|>", "\ue0000\ue001", "\n"]), st.text(max_size=8)), max_size=8))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([*CONTROL, "<|", "im_end|>", "\ue0000\ue001", "\n"]), st.text(max_size=8)),
+        max_size=8,
+    )
+)
 def test_rule_03_no_text_ever_becomes_a_control_token(parts: list[str]) -> None:
     text = "".join(parts).encode("utf-8", "ignore").decode()
     ids = ENCODER.text(text)

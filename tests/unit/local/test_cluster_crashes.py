@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from tests.support.local_cluster import RAW
 
 from selfrewarding.api.run import SelfRewardingRunStatus
 from selfrewarding.cluster.protocol import Conflict, RunKey
@@ -35,7 +36,8 @@ async def main(root, raw, manifests, wanted):
     run = await cluster.get_run(RunKey("default", "demo"))
     for manifest in manifests:
         await cluster.create(run, manifest)
-    while sum((state.logs / name).exists() and "up" in (state.logs / name).read_text() for name in wanted) < len(wanted):
+    is_up = lambda name: (state.logs / name).exists() and "up" in (state.logs / name).read_text()
+    while not all(map(is_up, wanted)):
         await asyncio.sleep(0.05)
     print("running", flush=True)
     await asyncio.sleep(600)
@@ -46,10 +48,8 @@ asyncio.run(main(root, raw, manifests, wanted))
 
 WORKER = """
 import signal, subprocess, sys, time
-if "stubborn" in sys.argv:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"],
-                 start_new_session=True)
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", DEAF], start_new_session=True)
 time.sleep(0.3)
 print("up", flush=True)
 time.sleep(600)
@@ -57,16 +57,19 @@ time.sleep(600)
 
 
 @pytest.fixture
-def host(tmp_path, raw_run):
+def host(tmp_path):
     """Another process that runs manifests in a local cluster on the same folder, until it is killed."""
     started = []
 
     def start(*manifests, wanted):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOST, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOST, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
-        process.stdin.write(json.dumps([raw_run, manifests, wanted]))
+        process.stdin.write(json.dumps([RAW, manifests, wanted]))
         process.stdin.close()
         assert process.stdout.readline() == "running\n"
         return process
@@ -90,7 +93,7 @@ def sessions_of(state):
     ]
 
 
-def wait_until(condition, timeout=10.0):
+def wait_until(condition, timeout=60.0):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
@@ -105,7 +108,9 @@ async def test_pods_end_when_srr_is_killed(host, tmp_path, objects):
     wait_until(lambda: not processes.survivors(state.root, sessions_of(state)))
 
 
-async def test_kill_9_of_the_whole_tree_leaves_nothing_after_the_next_start(host, tmp_path, objects, server_script, make_local):
+async def test_kill_9_of_the_whole_tree_leaves_nothing_after_the_next_start(
+    host, tmp_path, objects, server_script, make_local
+):
     process = host(
         objects.config_map(),
         objects.job(WORKER),
@@ -182,25 +187,35 @@ async def test_a_result_that_was_written_while_nobody_looked_counts(make_local, 
 
 async def test_stopping_deletes_what_has_not_ended_and_keeps_what_has(make_local, objects):
     local = await make_local()
-    await local.create(objects.config_map(), objects.job("", name="done"), objects.job("import time; time.sleep(600)", name="open"))
+    await local.create(
+        objects.config_map(),
+        objects.job("", name="done"),
+        objects.job("import time; time.sleep(600)", name="open"),
+    )
     await local.until(lambda seen: any(pod.phase is Phase.SUCCEEDED for pod in seen.pods))
     await local.cluster.stop()
     again = await make_local()
     seen = await again.observe()
-    assert [(child.kind, child.name, child.phase) for child in seen.children] == [("Job", "done", Phase.SUCCEEDED)]
+    assert [(child.kind, child.name, child.phase) for child in seen.children] == [
+        ("Job", "done", Phase.SUCCEEDED)
+    ]
     assert [(pod.name, pod.phase) for pod in seen.pods] == [("done-0", Phase.SUCCEEDED)]
 
 
-async def test_an_old_session_whose_number_is_another_process_now_is_left_alone(tmp_path):
+def test_an_old_session_whose_number_is_another_process_now_is_left_alone(tmp_path):
     other = subprocess.Popen(["sleep", "30"], start_new_session=True)
     try:
         session = processes.Session(
             pid=other.pid, start_ticks=processes.start_ticks(other.pid) - 1, boot_id=processes.boot_id()
         )
         assert processes.survivors(tmp_path, [session]) == {}
-        before_boot = session.model_copy(update={"start_ticks": session.start_ticks + 1, "boot_id": "earlier"})
+        before_boot = session.model_copy(
+            update={"start_ticks": session.start_ticks + 1, "boot_id": "earlier"}
+        )
         assert processes.survivors(tmp_path, [before_boot]) == {}
-        assert other.pid in processes.survivors(tmp_path, [before_boot.model_copy(update={"boot_id": processes.boot_id()})])
+        assert other.pid in processes.survivors(
+            tmp_path, [before_boot.model_copy(update={"boot_id": processes.boot_id()})]
+        )
     finally:
         other.kill()
         other.wait()
@@ -214,7 +229,11 @@ async def test_status_survives_and_a_stale_write_is_refused(make_local):
     with pytest.raises(Conflict, match="resourceVersion"):
         await local.cluster.patch_status(run, SelfRewardingRunStatus(iteration=1))
     again = await (await make_local()).cluster.get_run(key)
-    assert (again.status.iteration, again.status.stage, again.metadata.uid) == (2, "Rollout", run.metadata.uid)
+    assert (again.status.iteration, again.status.stage, again.metadata.uid) == (
+        2,
+        "Rollout",
+        run.metadata.uid,
+    )
     assert await local.cluster.get_run(RunKey("default", "other")) is None
 
 
@@ -223,7 +242,9 @@ async def test_equal_events_are_written_once(make_local):
     run = await local.cluster.get_run(RunKey("default", "demo"))
     event = Event(type="Normal", reason="StageStarted", message="Rollout starts.")
     await local.cluster.post_events(run, [event])
-    await local.cluster.post_events(run, [event, Event(type="Warning", reason="AttemptFailed", message="Oh.")])
+    await local.cluster.post_events(
+        run, [event, Event(type="Warning", reason="AttemptFailed", message="Oh.")]
+    )
     lines = [json.loads(line) for line in local.state.events.read_text().splitlines()]
     assert [line["message"] for line in lines] == ["Rollout starts.", "Oh."]
     assert datetime.fromisoformat(lines[0]["time"]) <= datetime.now(UTC)

@@ -1,5 +1,6 @@
 """Deployments: init containers, ports and addresses, probes, restarts in place, scaling."""
 
+import asyncio
 import json
 import urllib.request
 
@@ -14,11 +15,18 @@ KEY = RunKey("default", "demo")
 async def test_a_server_gets_its_files_a_free_port_and_becomes_ready(local, objects, server_script):
     fetch = {
         "name": "fetch-model",
-        "command": ["python", "-c", "import os; open(os.environ['SRR_MODEL_DIR'] + '/weights', 'w').write('w')"],
+        "command": [
+            "python",
+            "-c",
+            "import os; open(os.environ['SRR_MODEL_DIR'] + '/weights', 'w').write('w')",
+        ],
         "env": [{"name": "SRR_MODEL_DIR", "value": "/model"}],
         "volumeMounts": [{"name": "model", "mountPath": "/model"}],
     }
-    script = "import os; print(open(os.environ['SRR_MODEL_DIR'] + '/weights').read(), os.environ['SRR_HOST'], flush=True)\n"
+    script = """
+import os
+print(open(os.environ["SRR_MODEL_DIR"] + "/weights").read(), os.environ["SRR_HOST"], flush=True)
+"""
     fields = {"volumeMounts": [{"name": "model", "mountPath": "/model"}]}
     volumes = [{"name": "model", "emptyDir": {}}]
     manifest = objects.deployment(
@@ -35,7 +43,8 @@ async def test_a_server_gets_its_files_a_free_port_and_becomes_ready(local, obje
     assert (child.holder, seen.pods[0].stage, seen.pods[0].restarts) == ("0123456789abcdef-policy", None, 0)
     port = local.cluster.pods()[0].port
     assert port != 8000
-    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read() == b"ok"
+    answer = await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/health")
+    assert answer.read() == b"ok"
     assert local.log("demo-server-0").startswith("w 127.0.0.1\n")
 
 
@@ -47,10 +56,15 @@ async def test_a_jobs_address_of_a_service_is_that_of_all_its_servers(local, obj
         {"name": "NOTE", "value": "http://demo-policy:8000"},
     ]
     await local.create(
-        objects.config_map(), objects.service(), objects.deployment(server_script, replicas=2), objects.job(script, env=env)
+        objects.config_map(),
+        objects.service(),
+        objects.deployment(server_script, replicas=2),
+        objects.job(script, env=env),
     )
     seen = await local.until(lambda seen: any(pod.phase is Phase.SUCCEEDED for pod in seen.pods))
-    servers = sorted((record for record in local.cluster.pods() if record.port), key=lambda record: record.index)
+    servers = sorted(
+        (record for record in local.cluster.pods() if record.port), key=lambda record: record.index
+    )
     policy, judge, note = local.log("demo-job-0").split()
     assert policy == ",".join(f"http://127.0.0.1:{record.port}" for record in servers)
     assert len({record.port for record in servers}) == 2
@@ -59,7 +73,9 @@ async def test_a_jobs_address_of_a_service_is_that_of_all_its_servers(local, obj
     assert len(seen.pods) == 3
 
 
-async def test_a_server_that_ends_is_started_again_in_place_with_the_same_port(local, objects, server_script, monkeypatch):
+async def test_a_server_that_ends_is_started_again_in_place_with_the_same_port(
+    local, objects, server_script, monkeypatch
+):
     monkeypatch.setattr(pod_module, "FIRST_RESTART", 0.1)
     script = """
 import os, pathlib, sys
@@ -80,20 +96,37 @@ async def test_a_failing_init_container_is_told_with_its_message(local, objects)
     message = json.dumps({"failure": "ParentMissing", "message": "the model is gone", "parent": "ff00"})
     fetch = {
         "name": "fetch-model",
-        "command": ["python", "-c", f"import os, sys; open(os.environ['SRR_TERMINATION_LOG'], 'w').write('{message}'); sys.exit(4)"],
+        "command": [
+            "python",
+            "-c",
+            f"import os, sys; open(os.environ['SRR_TERMINATION_LOG'], 'w').write('{message}'); sys.exit(4)",
+        ],
         "env": [{"name": "SRR_TERMINATION_LOG", "value": "/dev/termination-log"}],
     }
     await local.create(objects.config_map(), objects.deployment("", initContainers=[fetch]))
     seen = await local.until(lambda seen: seen.pods and seen.pods[0].restarts)
     pod = seen.pods[0]
-    assert (pod.waiting_reason, pod.exit_code, pod.ready, pod.phase) == ("CrashLoopBackOff", 4, False, Phase.PENDING)
+    assert (pod.waiting_reason, pod.exit_code, pod.ready, pod.phase) == (
+        "CrashLoopBackOff",
+        4,
+        False,
+        Phase.PENDING,
+    )
     assert (pod.termination.failure, pod.termination.parent) == ("ParentMissing", "ff00")
 
 
 async def test_a_server_that_does_not_answer_in_time_is_started_again(local, objects, monkeypatch):
     monkeypatch.setattr(pod_module, "FIRST_RESTART", 0.1)
-    fields = {"startupProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1}}
-    await local.create(objects.config_map(), objects.deployment("import time; time.sleep(60)", container_fields=fields))
+    fields = {
+        "startupProbe": {
+            "httpGet": {"path": "/health", "port": "http"},
+            "periodSeconds": 1,
+            "failureThreshold": 1,
+        }
+    }
+    await local.create(
+        objects.config_map(), objects.deployment("import time; time.sleep(60)", container_fields=fields)
+    )
     seen = await local.until(lambda seen: seen.pods and seen.pods[0].restarts)
     assert seen.pods[0].exit_code == 143
     assert "the startup probe had no answer for 1 s" in local.log("demo-server-0")
@@ -102,9 +135,13 @@ async def test_a_server_that_does_not_answer_in_time_is_started_again(local, obj
 async def test_a_server_that_no_longer_answers_is_started_again(local, objects, server_script, monkeypatch):
     monkeypatch.setattr(probes, "PATIENT", 0.2)
     monkeypatch.setattr(pod_module, "FIRST_RESTART", 0.1)
-    script = server_script.replace('"/health"', '"/health" and not os.path.exists(os.environ["SRR_SCRATCH"] + "/sick")')
+    script = server_script.replace(
+        '"/health"', '"/health" and not os.path.exists(os.environ["SRR_SCRATCH"] + "/sick")'
+    )
     live = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 0.2, "failureThreshold": 2}
-    await local.create(objects.config_map(), objects.deployment(script, container_fields={"livenessProbe": live}))
+    await local.create(
+        objects.config_map(), objects.deployment(script, container_fields={"livenessProbe": live})
+    )
     seen = await local.until(lambda seen: seen.pods and seen.pods[0].ready)
     sick = local.state.pods / seen.pods[0].uid / "volumes" / "scratch" / "sick"
     sick.touch()

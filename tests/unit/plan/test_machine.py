@@ -148,6 +148,15 @@ class AnyWorld(RuleBasedStateMachine):
     def a_job_makes_progress(self, data: st.DataObject, done: int) -> None:
         self.cluster.show_progress(data.draw(st.sampled_from(self.cluster.jobs())), done)
 
+    @precondition(lambda self: self.cluster.workloads())
+    @rule(data=st.data())
+    def a_node_is_lost(self, data: st.DataObject) -> None:
+        self.cluster.lose_node(data.draw(st.sampled_from(self.cluster.workloads())))
+
+    @rule()
+    def one_pod_finds_a_node(self) -> None:
+        self.cluster.schedule_one()
+
     @rule()
     def servers_crash(self) -> None:
         self.cluster.crash_servers()
@@ -226,7 +235,7 @@ class AnyWorld(RuleBasedStateMachine):
         cluster = self.cluster
         cluster.rivals = ()
         cluster.edit({"suspend": False, "limits": {"retries": 50}, "gate": {"approval": "Automatic"}})
-        cluster.later(700)
+        cluster.later(2000)
         cluster.finish_everything()
         assert cluster.condition("Succeeded")[0] == "True", cluster.status
         assert not cluster.owned, "children are left behind"

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.support.scripted_server import Fault, ScriptedServer
 
 from selfrewarding.api.algorithm import EndpointSpec
 from selfrewarding.contract.config import ServedModel
@@ -13,7 +14,6 @@ from selfrewarding.contract.program import BadConfiguration, Retry
 from srr_sampler.chat_endpoint import ChatEndpoint
 from srr_sampler.client import CompletionClient, error_text, retry_seconds
 from srr_sampler.sampling import CompletionRequest, Sampling
-from tests.support.scripted_server import Fault, ScriptedServer
 
 MODEL = "m1-aaaa"
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=32)
@@ -26,9 +26,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def client_of(*servers: ScriptedServer, max_num_seqs: int = 8) -> CompletionClient:
-    served = ServedModel(
-        name=MODEL, max_model_len=2048, max_num_seqs=max_num_seqs, replicas=len(servers)
-    )
+    served = ServedModel(name=MODEL, max_model_len=2048, max_num_seqs=max_num_seqs, replicas=len(servers))
     return CompletionClient("policy", served, ",".join(server.url for server in servers))
 
 
@@ -39,10 +37,14 @@ async def client(server: ScriptedServer) -> AsyncIterator[CompletionClient]:
 
 
 def request(number: int = 0, n: int = 1) -> CompletionRequest:
-    return CompletionRequest(prompt=[256, *f"question {number}".encode()], sampling=SAMPLING, seed=number * n, n=n)
+    return CompletionRequest(
+        prompt=[256, *f"question {number}".encode()], sampling=SAMPLING, seed=number * n, n=n
+    )
 
 
-async def test_samples_come_in_order_with_their_tokens(client: CompletionClient, server: ScriptedServer) -> None:
+async def test_samples_come_in_order_with_their_tokens(
+    client: CompletionClient, server: ScriptedServer
+) -> None:
     answer = await client.complete(request(3, n=4))
     assert len(answer.samples) == 4
     assert len({sample.text for sample in answer.samples}) == 4
@@ -62,7 +64,9 @@ async def test_samples_come_in_order_with_their_tokens(client: CompletionClient,
         pytest.param(Fault(status=404), id="404"),
         pytest.param(Fault(body=b'{"choices": [{"index": 0, "te'), id="half a document"),
         pytest.param(Fault(body=b"[]"), id="another document"),
-        pytest.param(Fault(body=b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}'), id="none"),
+        pytest.param(
+            Fault(body=b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}'), id="none"
+        ),
         pytest.param(
             Fault(
                 body=b'{"choices": [{"index": 0, "text": "half", "finish_reason": "abort"}], '
@@ -96,7 +100,9 @@ async def test_retry_after_is_heeded(client: CompletionClient, server: ScriptedS
     assert time.monotonic() - begun >= 0.4
 
 
-@pytest.mark.parametrize(("header", "least", "most"), [(None, 1, 1.25), ("x", 1, 1.25), ("7", 7, 8.75), ("1e9", 60, 75)])
+@pytest.mark.parametrize(
+    ("header", "least", "most"), [(None, 1, 1.25), ("x", 1, 1.25), ("7", 7, 8.75), ("1e9", 60, 75)]
+)
 def test_what_a_server_may_ask_for(header: str | None, least: float, most: float) -> None:
     assert least <= retry_seconds(header) <= most
 
@@ -243,7 +249,17 @@ async def test_an_endpoint_is_asked_with_the_key_and_standard_fields_only(server
     assert asked.path == "/v1/chat/completions"
     assert asked.headers["authorization"] == "Bearer secret-key"
     assert asked.body["messages"] == [{"role": "user", "content": "Write more."}]
-    assert set(asked.body) == {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stop", "stream"}
+    assert set(asked.body) == {
+        "model",
+        "messages",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "seed",
+        "n",
+        "stop",
+        "stream",
+    }
 
 
 async def test_an_endpoint_without_a_key_gets_no_authorization(server: ScriptedServer) -> None:
@@ -255,7 +271,10 @@ async def test_an_endpoint_without_a_key_gets_no_authorization(server: ScriptedS
 async def test_an_endpoints_faults_are_waited_out_within_its_concurrency(server: ScriptedServer) -> None:
     server.delay = 0.02
     server.fail_next(
-        Fault(status=429, headers={"retry-after": "0.1"}), Fault(status=500), Fault(body=b"{"), Fault(disconnect=True)
+        Fault(status=429, headers={"retry-after": "0.1"}),
+        Fault(status=500),
+        Fault(body=b"{"),
+        Fault(disconnect=True),
     )
     async with ChatEndpoint(endpoint_of(server, concurrency=3), "") as endpoint:
         await asyncio.gather(*(endpoint.complete("More.", SAMPLING, number) for number in range(12)))

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.sampler_stages import Workplace
+from tests.support.scripted_server import Asked, ScriptedServer, default_reply
 
-from selfrewarding.api.algorithm import EndpointSpec, PromptFiltersSpec, PromptGenerationSpec, PromptWriterSpec
+from selfrewarding.api.algorithm import (
+    EndpointSpec,
+    PromptFiltersSpec,
+    PromptGenerationSpec,
+    PromptWriterSpec,
+)
 from selfrewarding.contract.config import GeneratePromptsParameters, StageConfig
 from selfrewarding.contract.program import BadData
 from selfrewarding.contract.result import StageResult, summary_message, summary_of
@@ -18,22 +25,26 @@ from selfrewarding.store.chunks import read_rows
 from selfrewarding.store.results import read_jsonl
 from srr_sampler import generate_prompts
 from srr_sampler.harvest import Harvest, Shot, window_of
-from tests.support.sampler_stages import Workplace
-from tests.support.scripted_server import Asked, ScriptedServer, default_reply
 
 SEEDS = [f"Tell me about subject number {word} in one short line" for word in "abcdefghijklmnop"]
-HELD_OUT = [{"key": "h0", "prompt": [{"role": "user", "content": "held out words one two three"}], "responses": []}]
+HELD_OUT = [
+    {"key": "h0", "prompt": [{"role": "user", "content": "held out words one two three"}], "responses": []}
+]
 
 
 def configure(place: Workplace, tokenizer: Path, *, name: str = "prompts", **spec: Any) -> StageConfig:
     return place.config(
-        GeneratePromptsParameters(prompt_generation=PromptGenerationSpec(**{"count": 60, "max_tokens": 256} | spec)),
+        GeneratePromptsParameters(
+            prompt_generation=PromptGenerationSpec(**{"count": 60, "max_tokens": 256} | spec)
+        ),
         name=name,
         prepare=place.prepare(tokenizer=tokenizer, instructions=SEEDS, held_out=HELD_OUT),
     )
 
 
-def rows_of(place: Workplace, result: StageResult | None, file: str = "prompts.jsonl") -> list[dict[str, Any]]:
+def rows_of(
+    place: Workplace, result: StageResult | None, file: str = "prompts.jsonl"
+) -> list[dict[str, Any]]:
     assert result is not None
     return list(read_jsonl(place.store, result, file))
 
@@ -160,7 +171,12 @@ def test_dropped_prompts_come_with_their_reasons_and_the_counts_add_up(
     dropped = rows_of(place, result, "dropped.jsonl")
     reasons = Counter(row["reason"] for row in dropped)
     assert set(reasons) >= {"similar", "too_short", "keyword"}
-    named = {"similar": "similar", "too_short": "tooShort", "keyword": "keyword", "write_a_program": "writeAProgram"}
+    named = {
+        "similar": "similar",
+        "too_short": "tooShort",
+        "keyword": "keyword",
+        "write_a_program": "writeAProgram",
+    }
     for reason, name in named.items():
         assert result.counts.get(name, 0) == reasons[reason]
     similar = [row for row in dropped if row["reason"] == "similar"]
@@ -198,7 +214,9 @@ def test_too_few_prompts_fail_with_counts_by_reason(
 ) -> None:
     server.reply = lambda asked, seed: (f" {SEEDS[seed % len(SEEDS)]}", "stop")
     config = configure(place, tokenizer_folder, count=20, min_count=5, max_requests=12)
-    with pytest.raises(BadData, match=r"0 new prompts after 12 requests.*asks for 5 \(wanted 20\); dropped: 12 similar"):
+    with pytest.raises(
+        BadData, match=r"0 new prompts after 12 requests.*asks for 5 \(wanted 20\); dropped: 12 similar"
+    ):
         generate_prompts.main(config, place.here())
     assert len(server.requests) == 12
 
@@ -224,7 +242,9 @@ def test_a_fixed_writer_at_an_endpoint_is_asked_by_chat(
     assert "secret-key" not in result.model_dump_json()
 
 
-def test_a_finished_stage_asks_nothing(place: Workplace, server: ScriptedServer, tokenizer_folder: Path) -> None:
+def test_a_finished_stage_asks_nothing(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
     config = configure(place, tokenizer_folder)
     first = generate_prompts.main(config, place.here())
     server.requests.clear()

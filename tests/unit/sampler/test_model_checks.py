@@ -10,6 +10,9 @@ from tests.support.prepare_bench import Bench
 from tests.support.tiny_model import PARAMETERS, make_model
 
 from selfrewarding.contract.program import BadConfiguration, BadData, StageFailure
+from selfrewarding.store.folder import FolderStore
+from srr_sampler import model_checks
+from srr_sampler.model_checks import inspect_model
 
 
 def rename(old: str, new: str) -> Callable[[Path], object]:
@@ -115,6 +118,23 @@ def test_a_copy_of_a_model_has_its_digest_and_another_model_has_not(tmp_path: Pa
         (folder / "README.md").write_text(name)  # what people write beside a model does not change it
         results[name] = Bench(tmp_path / name / "bench", folder).run().data["model"]
     assert results["first"] == results["copy"] != results["other"]
+
+
+def test_a_large_models_digest_by_samples_sees_its_ends_and_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_checks, "FULL_DIGEST_BYTES", 0)
+
+    def digest(folder: Path) -> str:
+        return inspect_model(FolderStore(folder), field="spec.model.uri").digest
+
+    folder, copy = make_model(tmp_path / "model"), make_model(tmp_path / "copy")
+    assert digest(folder) == digest(copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert digest(copy) != digest(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,23 @@ def test_a_store_that_cannot_be_written_is_found_out_first(bench: Bench) -> None
     (bench.root / "store").write_text("a file, no folder")
     with pytest.raises(StoreError):
         bench.run()
+
+
+def test_a_model_from_a_hub_is_kept_with_the_artifacts_for_all_later_stages(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hub can be reached here: its download is replaced, at the one function that makes it."""
+
+    def download(uri: str, dest: Path, *, writable: bool) -> str:
+        shutil.copytree(bench.model, dest)
+        return f"{uri}@0123abc"
+
+    monkeypatch.setattr(prepare, "fetch_model", download)
+    result = bench.run(model={"uri": "hf://org/tiny"})
+    kept = read_file(open_store((bench.root / "store").as_uri()), result, "model/model.safetensors")
+    assert kept == (bench.model / "model.safetensors").read_bytes()
+    assert result.report["model"]["origin"] == "hf://org/tiny@0123abc"  # type: ignore[index]
+    assert result.counts["parameters"] == PARAMETERS
 
 
 # Chat template and stop tokens

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.sampler_stages import Workplace
+from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
 
 from selfrewarding.api.algorithm import EvaluationSpec, EvaluationsSpec, JudgeSpec
 from selfrewarding.contract.config import BuildEvaluationsParameters, EvaluateParameters, StageConfig
@@ -12,11 +14,11 @@ from selfrewarding.contract.program import BadData
 from selfrewarding.contract.result import StageResult, summary_message, summary_of
 from selfrewarding.store.results import read_file, read_jsonl
 from srr_sampler import build_evaluations, evaluate
-from tests.support.sampler_stages import Workplace
-from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
 
 
-def ranked(name: str, count: int, texts: tuple[str, ...] = ("best", "middle", "worst")) -> list[dict[str, Any]]:
+def ranked(
+    name: str, count: int, texts: tuple[str, ...] = ("best", "middle", "worst")
+) -> list[dict[str, Any]]:
     return [
         {
             "key": f"{name}{number}",
@@ -48,9 +50,13 @@ def building(
     )
 
 
-def evaluating(place: Workplace, tokenizer: Path, *, judge: JudgeSpec | None = None, prompts: int = 10) -> StageConfig:
+def evaluating(
+    place: Workplace, tokenizer: Path, *, judge: JudgeSpec | None = None, prompts: int = 10
+) -> StageConfig:
     return place.config(
-        EvaluateParameters(judge=judge or JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=2, bootstrap=100)),
+        EvaluateParameters(
+            judge=judge or JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=2, bootstrap=100)
+        ),
         prepare=place.prepare(tokenizer=tokenizer, ranked=ranked("r", 3), held_out=ranked("h", prompts)),
     )
 
@@ -81,11 +87,26 @@ def test_judgements_that_agree_with_people_become_examples(
     assert all(name.startswith("r") for name in asked), "rule 1: held-out prompts are no examples"
 
 
-def test_the_most_common_score_is_thinned_out(place: Workplace, server: ScriptedServer, tokenizer_folder: Path) -> None:
+def test_the_most_common_score_is_thinned_out(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
     server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
     result = build_evaluations.main(building(place, tokenizer_folder, most_common_share=0.5), place.here())
     assert result is not None
     assert (result.counts["examples"], result.counts["thinned"]) == (20, 10)
+
+
+def test_the_runs_own_rules_of_agreement_and_target_hold(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
+    config = building(place, tokenizer_folder, most_common_share=1, target="All")
+    result = build_evaluations.main(config, place.here())
+    assert result is not None
+    assert result.counts["examples"] == 10 * 3 * 3
+    strict = building(place, tokenizer_folder, agreement="AllConcordant")
+    with pytest.raises(BadData, match="10 disagrees"):
+        build_evaluations.main(strict.model_copy(update={"key": "f" * 64}), place.here("strict"))
 
 
 def test_an_order_against_peoples_gives_no_examples_and_says_what_to_try(
@@ -93,7 +114,8 @@ def test_an_order_against_peoples_gives_no_examples_and_says_what_to_try(
 ) -> None:
     server.reply = by_quality({"best": 1, "middle": 3, "worst": 5})
     with pytest.raises(
-        BadData, match=r"0 EFT examples.*minExamples asks for 1: of 10 ranked prompts 10 disagrees; 90 of 90.*ranked"
+        BadData,
+        match=r"0 EFT examples.*minExamples asks for 1: of 10 ranked prompts 10 disagrees; 90 of 90.*ranked",
     ):
         build_evaluations.main(building(place, tokenizer_folder), place.here())
 
@@ -144,7 +166,7 @@ def test_a_perfect_judge_is_measured_as_perfect(
     assert len(rows_of(place, result, "judgements.jsonl")) == 10
 
 
-def test_rule_1_the_held_out_prompts_are_all_measured_and_no_others(
+def test_rule_01_the_held_out_prompts_are_all_measured_and_no_others(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 1, "middle": 2, "worst": 2})

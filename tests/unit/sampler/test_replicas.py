@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -34,13 +35,15 @@ class Network:
         )
 
 
-async def until(condition: object, seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
-        while not (condition() if callable(condition) else condition):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
 
-async def hold(replicas: ReplicaSet, stack: AsyncExitStack, weight: int = 1, prefer: str | None = None) -> Replica:
+async def hold(
+    replicas: ReplicaSet, stack: AsyncExitStack, weight: int = 1, prefer: str | None = None
+) -> Replica:
     return await stack.enter_async_context(replicas.place(weight, prefer=prefer))
 
 
@@ -194,7 +197,10 @@ async def test_several_addresses_with_commas_and_ipv6() -> None:
         "policy server m1", "http://a:1, http://b:2/", limit=1, probe=network.probe, resolve=resolve
     )
     async with replicas, replicas.place(1), replicas.place(1):
-        assert {replica.address for replica in replicas.replicas} == {"http://10.0.0.1:1", "http://[fd00::1]:2"}
+        assert {replica.address for replica in replicas.replicas} == {
+            "http://10.0.0.1:1",
+            "http://[fd00::1]:2",
+        }
 
 
 async def test_a_cancelled_wait_leaves_no_place_taken() -> None:

@@ -1,0 +1,194 @@
+"""The stages of a run: which there are, what each reads, which servers it asks."""
+
+from typing import Any
+
+import pytest
+from selfrewarding.contract.keys import short
+from selfrewarding.contract.stages import StageKind
+from selfrewarding.plan.graph import Graph, Stage, build_graph, outline, resolve_stage
+
+from tests.support.builders import make_spec, prepared
+
+WRITER = {"promptGeneration": {"writer": {"modelUri": "s3://models/writer"}}}
+ENDPOINT = {"promptGeneration": {"writer": {"endpoint": {"url": "https://a.example.com/v1", "model": "large"}}}}
+JUDGE = {"judge": {"modelUri": "s3://models/judge"}}
+OWN_ROWS = {"seedData": {"evaluations": {"uri": "s3://data/eft", "format": "Evaluations"}}}
+NO_RANKS = {"seedData": OWN_ROWS["seedData"] | {"ranked": None}}
+
+
+def graph_of(spec: dict[str, Any] | None = None, *, gates: dict[str, Any] | None = None, **summary: Any) -> Graph:
+    return build_graph(
+        make_spec(spec), run_uid="run-uid", contract=1, prepare=prepared(**summary), gates=gates
+    )
+
+
+def names(graph: Graph) -> list[str]:
+    return [f"{stage.kind}{stage.iteration}" for stage in graph.stages]
+
+
+def find(graph: Graph, kind: StageKind, iteration: int) -> Stage:
+    return next(stage for stage in graph.stages if (stage.kind, stage.iteration) == (kind, iteration))
+
+
+def test_only_prepare_is_known_before_the_data_is_read() -> None:
+    graph = build_graph(make_spec(), run_uid="run-uid", contract=1)
+    assert names(graph) == ["Prepare0"]
+
+
+def test_the_paper_has_three_iterations_of_which_the_first_is_supervised() -> None:
+    later = ["GeneratePrompts", "Rollout", "BuildPreferences", "PreferenceOptimize", "Evaluate"]
+    first = ["TrainBaseline1", "BuildEvaluations1", "SupervisedFineTune1", "Evaluate1"]
+    expected = ["Prepare0", *first, *[f"{name}{t}" for t in (2, 3) for name in later]]
+    assert names(graph_of()) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "first"),
+    [
+        pytest.param(OWN_ROWS, ["SupervisedFineTune1", "Evaluate1"], id="own rows: nothing writes EFT targets"),
+        pytest.param(
+            JUDGE, ["BuildEvaluations1", "SupervisedFineTune1", "Evaluate1"], id="a dedicated judge: no baseline"
+        ),
+    ],
+)
+def test_the_first_iteration_leaves_out_what_nobody_needs(spec: dict[str, Any], first: list[str]) -> None:
+    assert names(graph_of(spec | {"iterations": 1})) == ["Prepare0", *first]
+
+
+def test_without_held_out_prompts_nothing_is_evaluated() -> None:
+    data = {name: "1" * 12 for name in ("instructions", "evaluations", "model")}
+    assert names(graph_of(NO_RANKS | {"iterations": 1}, data=data)) == ["Prepare0", "SupervisedFineTune1"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "expected"),
+    [
+        ({}, StageKind.GENERATE_PROMPTS, {"policy": "M1"}),
+        (WRITER, StageKind.GENERATE_PROMPTS, {"writer": "PromptWriter"}),
+        (ENDPOINT, StageKind.GENERATE_PROMPTS, {}),
+        ({}, StageKind.ROLLOUT, {"policy": "M1"}),
+        (JUDGE, StageKind.ROLLOUT, {"policy": "M1", "judge": "Judge"}),
+        ({}, StageKind.EVALUATE, {"policy": "M2"}),
+        (JUDGE, StageKind.EVALUATE, {"judge": "Judge"}),
+        ({}, StageKind.BUILD_PREFERENCES, {}),
+        ({}, StageKind.PREFERENCE_OPTIMIZE, {}),
+    ],
+)
+def test_each_stage_asks_its_own_servers(spec: dict[str, Any], kind: StageKind, expected: dict[str, str]) -> None:
+    stage = find(graph_of(spec), kind, 2)
+    assert {role: holder.model.name for role, holder in stage.holders.items()} == expected
+
+
+def test_evaluate_uses_the_server_that_the_next_iteration_goes_on_with() -> None:
+    graph = graph_of()
+    evaluate = find(graph, StageKind.EVALUATE, 2).holders["policy"]
+    assert evaluate == find(graph, StageKind.GENERATE_PROMPTS, 3).holders["policy"]
+    assert evaluate == find(graph, StageKind.ROLLOUT, 3).holders["policy"]
+    assert evaluate.name == f"{short(find(graph, StageKind.PREFERENCE_OPTIMIZE, 2).key)}-policy"
+
+
+def test_a_pool_of_its_own_serves_the_fixed_models() -> None:
+    spec = JUDGE | {"serving": {"replicas": 2, "judge": {"replicas": 3, "tensorParallelSize": 4}}}
+    holders = find(graph_of(spec), StageKind.ROLLOUT, 2).holders
+    assert (holders["policy"].gpus, holders["judge"].gpus) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [("Previous", ("M2", None)), ("Initial", ("M1", None)), ("s3://models/ref", ("Reference", "s3://models/ref"))],
+)
+def test_dpo_is_held_to_the_chosen_reference(reference: str, expected: tuple[str, str | None]) -> None:
+    stage = find(graph_of({"dpo": {"reference": reference}}), StageKind.PREFERENCE_OPTIMIZE, 3)
+    assert (stage.models["reference"].name, stage.models["reference"].uri) == expected
+    assert stage.models["base"].name == "M2"
+    assert ("initial" in stage.parents) == (reference == "Initial")
+
+
+def test_positive_examples_alone_need_no_reference() -> None:
+    graph = graph_of({"preferences": {"rule": "PositiveOnly"}})
+    stage = find(graph, StageKind.PREFERENCE_OPTIMIZE, 2)
+    assert stage.models.keys() == {"base"}
+    assert getattr(stage.parameters, "positive_only", None) is True
+
+
+def test_after_a_roll_back_the_next_iteration_starts_from_the_model_before() -> None:
+    plain = graph_of()
+    m2 = find(plain, StageKind.PREFERENCE_OPTIMIZE, 2)
+    rolled = graph_of(gates={m2.key: "RolledBack"})
+    assert find(rolled, StageKind.PREFERENCE_OPTIMIZE, 3).models["base"].name == "M1"
+    assert find(rolled, StageKind.GENERATE_PROMPTS, 3).holders["policy"].model.name == "M1"
+    assert rolled.iterations[2].base == rolled.iterations[0].trained
+    assert find(rolled, StageKind.EVALUATE, 2) == find(plain, StageKind.EVALUATE, 2), "what is done stays done"
+
+
+def test_roll_backs_are_in_the_keys_of_what_comes_after_them_even_where_no_model_is_read() -> None:
+    m2 = find(graph_of(WRITER), StageKind.PREFERENCE_OPTIMIZE, 2)
+    rolled = graph_of(WRITER, gates={m2.key: "RolledBack"})
+    prompts = find(rolled, StageKind.GENERATE_PROMPTS, 3)
+    assert "model" not in prompts.parents
+    assert prompts != find(graph_of(WRITER), StageKind.GENERATE_PROMPTS, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts", "expected"),
+    [
+        pytest.param({"serving": {"maxModelLen": 1024}}, {}, 1024, id="what the spec says"),
+        pytest.param({"serving": {"maxModelLen": 8192}}, {"maxPositions": 2048}, 2048, id="never above the model's limit"),
+        pytest.param({}, {"maxPositions": 2048}, 2048, id="an estimate stays below the limit too"),
+        pytest.param({"sft": {"maxLength": 6000}}, {}, 6144, id="ranked rows are as long as training rows"),
+    ],
+)
+def test_servers_take_sequences_as_long_as_their_stages_need(
+    spec: dict[str, Any], counts: dict[str, int], expected: int
+) -> None:
+    holder = find(graph_of(spec, counts=counts), StageKind.ROLLOUT, 2).holders["policy"]
+    assert holder.max_model_len == expected
+
+
+def test_a_request_always_fits_the_estimated_length() -> None:
+    spec = make_spec({"responses": {"maxTokens": 3000}, "judge": {"maxTokens": 2000}})
+    holder = find(outline(spec, contract=1), StageKind.ROLLOUT, 2).holders["policy"]
+    assert holder.max_model_len >= 3000 + 2000 + 768
+    assert holder.max_model_len % 256 == 0
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [({"nodes": 2, "gpusPerNode": 8}, 16), ({"nodes": 2, "gpusPerNode": 8, "device": "Cpu"}, 0)],
+)
+def test_training_holds_all_gpus_of_its_nodes(training: dict[str, Any], expected: int) -> None:
+    graph = graph_of({"training": training})
+    assert find(graph, StageKind.SUPERVISED_FINE_TUNE, 1).gpus == expected
+    assert find(graph, StageKind.BUILD_PREFERENCES, 2).gpus == 0
+
+
+def test_only_the_rollout_is_sharded() -> None:
+    graph = graph_of({"sampler": {"parallelism": 4}})
+    assert {stage.kind for stage in graph.stages if stage.shards > 1} == {StageKind.ROLLOUT}
+
+
+def test_a_model_from_a_hub_is_read_from_the_copy_that_prepare_keeps() -> None:
+    graph = graph_of({"model": {"uri": "hf://org/name@main"}})
+    base = find(graph, StageKind.SUPERVISED_FINE_TUNE, 1).models["base"]
+    assert base.uri is None
+    assert base.stage == graph.prepare
+
+
+def test_resolve_is_another_one_for_other_questions() -> None:
+    graph, spec = graph_of(), make_spec()
+    stages = list(graph.stages)
+    one, two = (resolve_stage(some, spec=spec, contract=1) for some in (stages[1:3], stages[1:4]))
+    assert one != two
+    assert one.parents == {}
+
+
+def test_the_outline_shows_every_stage_before_anybody_has_read_the_data() -> None:
+    assert names(outline(make_spec(), contract=1)) == names(graph_of())
+    assert names(outline(make_spec(NO_RANKS | {"iterations": 1}), contract=1)) == ["Prepare0", "SupervisedFineTune1"]
+
+
+def test_a_deep_graph_is_compared_and_printed_by_its_keys() -> None:
+    graph = graph_of({"iterations": 20})
+    last = list(graph.stages)[-1]
+    assert last == find(graph_of({"iterations": 20}), StageKind.EVALUATE, 20)
+    assert len(repr(last)) < 500
