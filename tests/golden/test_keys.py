@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import StageSummary
 from selfrewarding.plan.graph import build_graph
@@ -39,7 +40,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "own rows, positive examples, Korean": BASE
     | {
         "iterations": 2,
-        "seedData": BASE["seedData"] | {"evaluations": {"uri": "s3://data/eft.jsonl", "format": "Evaluations"}},
+        "seedData": BASE["seedData"]
+        | {"evaluations": {"uri": "s3://data/eft.jsonl", "format": "Evaluations"}},
         "preferences": {"rule": "PositiveOnly", "positiveScore": 4.5},
         "promptGeneration": {
             "filters": {"language": "Korean"},
@@ -79,7 +81,9 @@ def golden() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_keys_of_old_runs_stay(name: str, golden: dict[str, dict[str, str]]) -> None:
-    assert keys_of(name) == golden[name], "a release must not compute old runs again: see the top of this file"
+    assert keys_of(name) == golden[name], (
+        "a release must not compute old runs again: see the top of this file"
+    )
 
 
 def test_every_golden_key_is_checked(golden: dict[str, dict[str, str]]) -> None:

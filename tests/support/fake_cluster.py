@@ -153,7 +153,9 @@ class FakeCluster:
             names = {(one.child.kind, one.child.holder) for one in self.owned.values()}
             if not (shared and (kind, holder.name) in names):
                 self._create(cast(ChildKind, kind), holder.name, attempt, holder=holder, iteration=iteration)
-        if any(one.child.holder == holder.name and one.child.attempt == attempt for one in self.deployments()):
+        if any(
+            one.child.holder == holder.name and one.child.attempt == attempt for one in self.deployments()
+        ):
             return
         owned = self._create("Deployment", holder.name, attempt, holder=holder, iteration=iteration)
         self._scale(owned.child.name, holder.spec.replicas)
@@ -303,10 +305,8 @@ class FakeCluster:
     def show_progress(self, owned: Owned, done: int, total: int = 100) -> None:
         """A Job's first pod prints a progress line."""
         line = ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0)
-        pod = self._pods_of(owned)[0]
-        self.pods[pod.uid] = replace(
-            pod, progress=ProgressLine(done=done, total=total, rate=2.0, eta_seconds=1.0)
-        )
+        for pod in self._pods_of(owned)[:1]:
+            self.pods[pod.uid] = replace(pod, progress=line)
 
     def lose_node(self, owned: Owned) -> None:
         """The node under a child's pods is gone: they stay listed, nothing runs there any more."""
@@ -373,7 +373,10 @@ class FakeCluster:
         for one in self.owned.values():
             child = one.child
             lines.append(f"{child.name} {child.phase} ready {child.ready_replicas}/{child.replicas}")
-        lines += [f"{p.name} {p.phase} ready={p.ready} restarts={p.restarts} {p.deleting_since}" for p in self.pods.values()]
+        lines += [
+            f"{p.name} {p.phase} ready={p.ready} restarts={p.restarts} {p.deleting_since}"
+            for p in self.pods.values()
+        ]
         return "\n".join(lines)
 
     def is_finished(self) -> bool:
@@ -401,7 +404,7 @@ class FakeCluster:
 
     def _result(self, stage: Stage, metrics: dict[str, float] | None) -> StageSummary:
         data: dict[str, str] = {}
-        counts = {"rows": 100, "tokens": 5000}
+        counts = {"rows": 100, "outputTokens": 5000}
         if stage.kind is StageKind.PREPARE:
             seeds = self.spec["seedData"]
             data = {

@@ -71,7 +71,7 @@ class Stage:
             raise BadConfiguration(
                 f"no address for the {role} server: the environment variable {variable} is not set"
             )
-        client = CompletionClient(role, self.config.servers[role], urls)
+        client = CompletionClient(role, self.config.servers[role], urls, pods=self.config.execution.shards)
         self.clients.append(client)
         return client
 

@@ -93,22 +93,26 @@ class CompletionClient:
         role: policy, judge or writer, for messages.
         served: the model and its limits.
         urls: the value of the environment variable for the role.
+        pods: that ask the same server at the same time; each fills its share of the queue.
         resolve: for tests; DNS otherwise.
     """
 
-    def __init__(self, role: str, served: ServedModel, urls: str, *, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, role: str, served: ServedModel, urls: str, *, pods: int = 1, resolve: Resolve | None = None
+    ) -> None:
         if not urls.strip(" ,"):
             raise BadConfiguration(
                 f"no address for the {role} server: set the environment variable that names it (SRR_{role.upper()}_URL)"
             )
         self.role = role
         self.served = served
-        self.capacity = 2 * served.max_num_seqs * max(1, served.replicas)
-        """Sequences in flight that keep every replica's batch full with as many again queued."""
+        limit = -(-2 * served.max_num_seqs // max(1, pods))
+        self.capacity = limit * max(1, served.replicas)
+        """Sequences in flight that, with the other pods', keep each replica's batch full with as many again queued."""
         self._replicas = ReplicaSet(
             f"{role} server {served.name}",
             urls,
-            limit=2 * served.max_num_seqs,
+            limit=limit,
             probe=self._probe,
             resolve=resolve,
         )

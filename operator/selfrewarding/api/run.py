@@ -180,7 +180,7 @@ class ModelStatus(ApiModel):
     iteration: int
     """Iteration that made it."""
     uri: str
-    """Folder in Hugging Face format."""
+    """Folder of the stage that made it: its result.json names the model's files (`srr models` prints their folder)."""
     digest: str
     """Digest of its weights."""
     metrics: Metrics = Metrics()

@@ -37,7 +37,7 @@ SHORTEST_PAUSE = 0.1
 """Seconds between two passes: what happens within it is one event."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at logs and memory, and between two drawings."""
-MEMORY_EVERY = 5
+MEMORY_EVERY = 2
 """Looks between two measurements of memory."""
 FAILED_PASSES = 8
 """After so many failed passes in a row (about two minutes) the run cannot be driven any further."""

@@ -17,6 +17,7 @@ from selfrewarding.local.display import clock, last_lines
 from selfrewarding.local.run_results import Finished, model_folder
 from selfrewarding.local.state import StateFolder
 from selfrewarding.local.usage import Usage
+from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.protocol import ArtifactStore
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def tell(outcome: Outcome, console: "Console", command: str) -> None:
     for model, folder in models:
         gate = f" ({model.gate})" if model.gate else ""
         _say(console, f"{model.name}{gate}: {folder or model.uri}")
-    _say(console, f"Artifacts: {outcome.store.uri}")
+    where = outcome.store
+    _say(console, f"Artifacts: {where.root if isinstance(where, FolderStore) else where.uri}")
     _say(console, f"Logs: {outcome.state.logs}")
     _tell_ending(outcome, console, command)
 

@@ -52,6 +52,9 @@ class IterationRow:
 
     iteration: int
     prompts: int | None = None
+    """New prompts that were accepted."""
+    ranked_prompts: int | None = None
+    """Human-ranked prompts whose answers the baseline judged (first iteration)."""
     dropped: dict[str, int] = field(default_factory=dict)
     answers: int | None = None
     judgements: int | None = None
@@ -120,7 +123,7 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
     for row in rows:
         table.add_row(
             f"M{row.iteration}",
-            _number(row.prompts) + _reasons("dropped", row.dropped),
+            _prompts(row),
             _number(row.answers),
             _judgements(row),
             _number(row.pairs)
@@ -166,7 +169,7 @@ def _take(row: IterationRow, kind: StageKind, result: StageResult) -> None:
             row.judgements, row.valid = counts.get("judgements"), counts.get("valid")
             row.invalid = _named(counts, _INVALID)
             if kind is StageKind.BUILD_EVALUATIONS:
-                row.prompts = counts.get("prompts")
+                row.ranked_prompts = counts.get("prompts")
         case StageKind.BUILD_PREFERENCES:
             row.pairs = counts.get("pairs", counts.get("positives"))
             row.ties = counts.get("ties", 0)
@@ -193,6 +196,12 @@ def _reasons(word: str, reasons: Mapping[str, int]) -> str:
         return ""
     listed = ", ".join(f"{count} {name}" for name, count in reasons.items())
     return f"\n{word}: {listed}"
+
+
+def _prompts(row: IterationRow) -> str:
+    if row.prompts is None and row.ranked_prompts is not None:
+        return f"{row.ranked_prompts:,} ranked"
+    return _number(row.prompts) + _reasons("dropped", row.dropped)
 
 
 def _judgements(row: IterationRow) -> str:

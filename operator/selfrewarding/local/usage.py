@@ -1,6 +1,6 @@
 """Peak memory of a run's stages, measured from outside: all processes of all pods together, by the stage under way.
 
-Proportional set size, so that pages which processes share are not counted twice. Kept in `usage.json` over restarts.
+Kept in `usage.json` over restarts.
 Neighbours: the driver samples, `results_report` shows.
 """
 
@@ -39,9 +39,9 @@ class UsageMeter:
     def sample(self, pods: Sequence[PodRecord]) -> None:
         """Measure now. Blocks for some milliseconds."""
         living = [pod for pod in pods if not pod.ended]
-        sessions = {session.pid: pod.uid for pod in living for session in pod.sessions}
-        total = sum(processes.resident_bytes(sessions, self._state.root).values())
-        self.record(total, total + processes.memory_of(os.getpid()), living)
+        sessions = [session for pod in living for session in pod.sessions]
+        found = list(processes.survivors(self._state.root, sessions))
+        self.record(processes.memory_of(found), processes.memory_of([*found, os.getpid()]), living)
 
     def record(self, pods_bytes: int, all_bytes: int, living: Sequence[PodRecord]) -> None:
         """Take one measurement in: `pods_bytes` of all pods, `all_bytes` with `srr` itself."""

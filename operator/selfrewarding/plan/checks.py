@@ -295,7 +295,9 @@ def tokens_so_far(view: View) -> int:
     for stage in view.graph.stages:
         summary = view.status.results.get(stage.short)
         if summary is not None and stage.kind not in TRAINING:
-            total += summary.counts.get("tokens", estimates.generated_tokens(stage, _prepared_counts(view)))
+            total += summary.counts.get(
+                "outputTokens", estimates.generated_tokens(stage, _prepared_counts(view))
+            )
     return total
 
 

@@ -33,7 +33,7 @@ from selfrewarding.plan.retries import (
 from selfrewarding.plan.times import moment_of, stamp
 from selfrewarding.plan.view import View, unit_of
 
-_LASTING_COUNTS = frozenset({"tokens"})
+_LASTING_COUNTS = frozenset({"outputTokens"})
 """Counts that a summary keeps when its iteration is over: budgets add them up."""
 
 

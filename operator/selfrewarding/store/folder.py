@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -27,7 +28,7 @@ from selfrewarding.store.protocol import Entry, Stat
 _FILE_MODE = 0o644
 """safetensors saves with 0600, which a pod of another user could not read from a shared volume."""
 
-_COPY_BYTES = 4 * 1024 * 1024
+_COPY_BYTES = 1024 * 1024
 _FICLONE = 0x40049409
 """Linux ioctl that makes one file share another's blocks (btrfs, XFS): a copy that costs nothing."""
 
@@ -267,7 +268,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading; its errors are named after it and not after the target of the copy."""
     try:
         file = path.open("rb")
@@ -277,15 +278,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _copy(source: IO[bytes], target: IO[bytes], stop: Stop) -> FileDigest:
+def _copy(source: BufferedReader, target: IO[bytes], stop: Stop) -> FileDigest:
     """Copy and digest in one reading. Raises CancelledError once `stop` is set."""
     sha256, size = hashlib.sha256(), 0
-    while chunk := source.read(_COPY_BYTES):
+    block = memoryview(
+        bytearray(_COPY_BYTES)
+    )  # one for all: fresh memory for each would cost as much as the copying
+    while count := source.readinto(block):
         if stop.is_set():
             raise CancelledError
-        target.write(chunk)
-        sha256.update(chunk)
-        size += len(chunk)
+        target.write(block[:count])
+        sha256.update(block[:count])
+        size += count
     return FileDigest(size, sha256.hexdigest())
 
 

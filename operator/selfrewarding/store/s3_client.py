@@ -5,7 +5,7 @@ Must not: log or keep a credential.
 Neighbours: `locate.open_store` makes one per S3 URI, `s3.S3Store` uses it.
 
 Settings, all from the environment: SRR_S3_ENDPOINT (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), AWS_REGION (or
-AWS_DEFAULT_REGION), SRR_S3_ADDRESSING=auto|path|virtual, SRR_S3_TRANSFER=auto|python, AWS_CA_BUNDLE,
+AWS_DEFAULT_REGION), SRR_S3_ADDRESSING=auto|path|virtual, SRR_S3_TRANSFER=python|crt, AWS_CA_BUNDLE,
 AWS_MAX_ATTEMPTS, and boto3's chain of credentials (variables, profile, web identity, instance role).
 """
 
@@ -34,7 +34,7 @@ PART_BYTES = 16 * MIB
 PARTS_AT_ONCE = 24
 _ATTEMPTS = 6
 _ADDRESSING = ("auto", "path", "virtual")
-_TRANSFER = ("auto", "python")
+_TRANSFER = ("python", "crt")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
             "SRR_S3_ENDPOINT must start with http://, https:// or file://, for example https://minio.example:9000."
         )
     place = Place(bucket, region, endpoint)
+    if not place.is_address:
+        raise Misconfigured(
+            "SRR_S3_ENDPOINT is not a valid address: expected for example https://minio.example:9000."
+        )
     config = Config(
         s3={"addressing_style": cast("Literal['auto', 'path', 'virtual']", addressing)},
         retries={"mode": "standard", "total_max_attempts": _attempts(env)},
@@ -84,14 +88,12 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
             client = session.client(
                 "s3", endpoint_url=endpoint, config=config, verify=env.get("AWS_CA_BUNDLE") or None
             )
-        except ValueError as error:
+        except ValueError:
             # botocore's answer to an address that is none; its text repeats the address, which may hold a password.
-            raise Misconfigured(f"cannot use {place}: the endpoint is not a valid address.") from error
-    crt = (
-        _crt_manager(session, client=client, config=config, endpoint=endpoint, region=region, env=env)
-        if transfer == "auto"
-        else None
-    )
+            raise Misconfigured(f"cannot use {place}: the endpoint is not a valid address.") from None
+    crt = None
+    if transfer == "crt":
+        crt = _crt_manager(session, client=client, config=config, endpoint=endpoint, region=region, env=env)
     python = create_transfer_manager(
         client,
         TransferConfig(
@@ -139,13 +141,16 @@ def _crt_manager(
     region: str,
     env: Mapping[str, str],
 ) -> "CRTTransferManager | None":
-    """The AWS Common Runtime's manager, if awscrt is installed and no other process of ours on this host has it.
+    """The AWS Common Runtime's manager, or None if another process of ours on this host has it.
 
+    More bytes per CPU second on very fast networks, for gigabytes of memory and threads of its own: so only on demand.
     boto3's own switch (`preferred_transfer_client="crt"`) would ignore the endpoint and insist on TLS: it builds its
     client from the default session. So it is put together here from the same parts, as the AWS command line does.
     """
     if find_spec("awscrt") is None:
-        return None
+        raise Misconfigured(
+            'SRR_S3_TRANSFER is "crt", but awscrt is not installed: install boto3[crt], or unset it.'
+        )
     from s3transfer.crt import (
         BotocoreCRTCredentialsWrapper,
         BotocoreCRTRequestSerializer,

@@ -50,6 +50,15 @@ class Place:
         port = f":{parts.port}" if parts.port is not None else ""
         return f"{parts.scheme}://{parts.hostname}{port}"
 
+    @property
+    def is_address(self) -> bool:
+        """Whether the endpoint has a host, and a number for a port if it has one. Nothing else here works if not."""
+        try:
+            parts = urlsplit(self.endpoint or "https://s3")
+            return bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            return False
+
 
 _WHICH_CREDENTIALS = (
     "Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in a cluster: the Secret named in "

@@ -60,10 +60,12 @@ time.sleep(600)
 def host(tmp_path):
     """Another process that runs manifests in a local cluster on the same folder, until it is killed."""
     started = []
+    env = os.environ | {"TMPDIR": str(tmp_path)}  # what a killed host leaves goes with the test's folder
 
     def start(*manifests, wanted):
         process = subprocess.Popen(
             [sys.executable, "-c", HOST, str(tmp_path)],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -121,7 +123,9 @@ async def test_kill_9_of_the_whole_tree_leaves_nothing_after_the_next_start(
     sessions = sessions_of(state)
     shims = {session.pid for session in sessions}
     # Everything that a supervisor would find by its parent dies; the grandchild with a session of its own stays.
-    for pid in (process.pid, *shims):
+    # Stopped first, so that neither srr nor a shim gets to react to the other's death.
+    os.kill(process.pid, signal.SIGSTOP)
+    for pid in (*shims, process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: not shims & processes.survivors(state.root, sessions).keys())

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from selfrewarding.cluster.protocol import Forbidden, RunKey
+from selfrewarding.local.usage import UsageMeter
 from selfrewarding.plan.observed import Phase
 
 DONE = """
@@ -285,3 +286,16 @@ async def test_a_probe_that_a_process_cannot_have_is_refused(local, objects):
     with pytest.raises(Forbidden, match="startupProbe by exec"):
         await local.create(objects.config_map(), objects.deployment("", container_fields=fields))
     assert "Deployment" not in [child.kind for child in (await local.observe()).children]
+
+
+async def test_memory_of_a_pods_processes_is_measured_from_outside(local, objects):
+    script = "import time; held = bytearray(200 << 20); print('up', flush=True); time.sleep(60)"
+    await local.create(objects.config_map(), objects.job(script))
+    await local.until(
+        lambda _: (local.state.logs / "demo-job-0.log").exists() and "up" in local.log("demo-job-0")
+    )
+    meter = UsageMeter(local.state)
+    meter.sample(local.cluster.pods())
+    [peak] = meter.usage.stages.values()
+    assert 200 << 20 <= peak <= 300 << 20
+    assert meter.usage.peak_bytes > peak

@@ -208,7 +208,14 @@ def test_rows_and_tables_of_the_end(rollout):
         finished(stage, *made[stage.kind]) for stage in stages if stage.iteration < 2 and stage.kind in made
     ]
     [row] = results_report.iteration_rows(first)
-    assert (row.iteration, row.prompts, row.answers, row.judgements, row.valid) == (1, 20, 60, 180, 90)
+    assert (row.iteration, row.prompts, row.ranked_prompts, row.answers, row.judgements, row.valid) == (
+        1,
+        None,
+        20,
+        60,
+        180,
+        90,
+    )
     assert list(row.invalid.items()) == [("malformed", 60), ("no score", 30)]
     assert (row.pairwise_accuracy, row.held_out_pairs, row.loss, row.reward_margin) == (
         0.5667,
@@ -226,6 +233,7 @@ def test_rows_and_tables_of_the_end(rollout):
     table = text_of(results_report.iterations_table([row]))
     for part in (
         "M1",
+        "20 ranked",
         "90 of 180 valid (50%)",
         "invalid: 60 malformed, 30 no score",
         "56.7%",

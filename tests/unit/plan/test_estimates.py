@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from tests.support.builders import make_spec
+
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.estimates import (
     StageEstimate,
@@ -16,8 +18,6 @@ from selfrewarding.plan.estimates import (
 )
 from selfrewarding.plan.graph import outline
 
-from tests.support.builders import make_spec
-
 LLAMA_70B, LLAMA_8B, SMOLLM = 70_553_706_496, 8_030_261_248, 134_515_008
 H100 = 80 * 10**9
 COUNTS = {"instructions": 80, "ranked": 20, "heldOut": 8, "heldOutAnswers": 30}
@@ -29,11 +29,15 @@ def stage(kind: StageKind, **spec: Any) -> Any:
 
 def estimates(parameters: int, **spec: Any) -> tuple[list[StageEstimate], Any]:
     effective = make_spec(spec)
-    return estimate_run(outline(effective, contract=1), effective, COUNTS | {"parameters": parameters}), effective
+    return estimate_run(
+        outline(effective, contract=1), effective, COUNTS | {"parameters": parameters}
+    ), effective
 
 
 def test_number_rule_16_full_fine_tuning_of_70b_takes_sixteen_bytes_a_parameter() -> None:
-    spec = make_spec({"training": {"gpusPerNode": 1, "gradientCheckpointing": True}, "sft": {"maxLength": 64}})
+    spec = make_spec(
+        {"training": {"gpusPerNode": 1, "gradientCheckpointing": True}, "sft": {"maxLength": 64}}
+    )
     alone = training_memory(LLAMA_70B, spec.training, spec.sft)
     assert readable(16 * LLAMA_70B) == "1.13 TB"
     assert alone.per_gpu == pytest.approx(16 * LLAMA_70B, rel=0.02)
@@ -58,7 +62,9 @@ def test_number_rule_16_full_fine_tuning_of_70b_takes_sixteen_bytes_a_parameter(
 def test_memory_is_shared_as_zero_says(
     training: dict[str, Any], sft: dict[str, Any], bytes_a_parameter: float
 ) -> None:
-    spec = make_spec({"training": {"gpusPerNode": 8} | training, "sft": {"maxLength": 64, "batchSize": 16} | sft})
+    spec = make_spec(
+        {"training": {"gpusPerNode": 8} | training, "sft": {"maxLength": 64, "batchSize": 16} | sft}
+    )
     memory = training_memory(LLAMA_70B, spec.training, spec.sft)
     assert memory.gpus == 8
     activations = 10 * 2**30
@@ -105,7 +111,9 @@ def test_on_cpu_everything_is_in_the_host() -> None:
 
 
 def test_a_server_needs_its_weights_and_one_sequence_per_tensor_parallel_group() -> None:
-    holder = stage(StageKind.ROLLOUT, serving={"tensorParallelSize": 8, "gpuMemoryUtilization": 0.9}).holders["policy"]
+    holder = stage(StageKind.ROLLOUT, serving={"tensorParallelSize": 8, "gpuMemoryUtilization": 0.9}).holders[
+        "policy"
+    ]
     memory = serving_memory(LLAMA_70B, holder, dtype="Auto")
     assert memory.gpus == 8
     assert 2 * LLAMA_70B / 8 / 0.9 < memory.per_gpu < 1.25 * 2 * LLAMA_70B / 8 / 0.9
@@ -136,7 +144,9 @@ def test_generated_tokens_are_an_upper_bound(kind: StageKind, spec: dict[str, An
 
 def test_trained_tokens_count_rows_epochs_and_both_sides_of_a_pair() -> None:
     sft = stage(StageKind.SUPERVISED_FINE_TUNE, sft={"epochs": 2, "maxLength": 1024})
-    dpo = stage(StageKind.PREFERENCE_OPTIMIZE, dpo={"epochs": 1, "maxLength": 512}, promptGeneration={"count": 10})
+    dpo = stage(
+        StageKind.PREFERENCE_OPTIMIZE, dpo={"epochs": 1, "maxLength": 512}, promptGeneration={"count": 10}
+    )
     assert trained_tokens(sft, COUNTS) == (80 + 20) * 2 * 1024
     assert trained_tokens(dpo, COUNTS) == 10 * 512 * 2
 

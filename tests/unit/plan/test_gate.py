@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from selfrewarding.api.algorithm import GateSpec
 from selfrewarding.api.run import Metrics
 from selfrewarding.plan.gate import Measured, pass_gate
@@ -58,4 +59,7 @@ def test_a_held_model_says_how_to_go_on() -> None:
 
 
 def test_a_metric_that_was_not_measured_is_named() -> None:
-    assert 'Metric "loss" of M2 was not measured' in decision({"rules": [{"metric": "loss", "maximum": 9}]}).message
+    assert (
+        'Metric "loss" of M2 was not measured'
+        in decision({"rules": [{"metric": "loss", "maximum": 9}]}).message
+    )

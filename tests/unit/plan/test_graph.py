@@ -3,20 +3,24 @@
 from typing import Any
 
 import pytest
+from tests.support.builders import make_spec, prepared
+
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.graph import Graph, Stage, build_graph, outline, resolve_stage
 
-from tests.support.builders import make_spec, prepared
-
 WRITER = {"promptGeneration": {"writer": {"modelUri": "s3://models/writer"}}}
-ENDPOINT = {"promptGeneration": {"writer": {"endpoint": {"url": "https://a.example.com/v1", "model": "large"}}}}
+ENDPOINT = {
+    "promptGeneration": {"writer": {"endpoint": {"url": "https://a.example.com/v1", "model": "large"}}}
+}
 JUDGE = {"judge": {"modelUri": "s3://models/judge"}}
 OWN_ROWS = {"seedData": {"evaluations": {"uri": "s3://data/eft", "format": "Evaluations"}}}
 NO_RANKS = {"seedData": OWN_ROWS["seedData"] | {"ranked": None}}
 
 
-def graph_of(spec: dict[str, Any] | None = None, *, gates: dict[str, Any] | None = None, **summary: Any) -> Graph:
+def graph_of(
+    spec: dict[str, Any] | None = None, *, gates: dict[str, Any] | None = None, **summary: Any
+) -> Graph:
     return build_graph(
         make_spec(spec), run_uid="run-uid", contract=1, prepare=prepared(**summary), gates=gates
     )
@@ -45,9 +49,13 @@ def test_the_paper_has_three_iterations_of_which_the_first_is_supervised() -> No
 @pytest.mark.parametrize(
     ("spec", "first"),
     [
-        pytest.param(OWN_ROWS, ["SupervisedFineTune1", "Evaluate1"], id="own rows: nothing writes EFT targets"),
         pytest.param(
-            JUDGE, ["BuildEvaluations1", "SupervisedFineTune1", "Evaluate1"], id="a dedicated judge: no baseline"
+            OWN_ROWS, ["SupervisedFineTune1", "Evaluate1"], id="own rows: nothing writes EFT targets"
+        ),
+        pytest.param(
+            JUDGE,
+            ["BuildEvaluations1", "SupervisedFineTune1", "Evaluate1"],
+            id="a dedicated judge: no baseline",
         ),
     ],
 )
@@ -56,7 +64,7 @@ def test_the_first_iteration_leaves_out_what_nobody_needs(spec: dict[str, Any], 
 
 
 def test_without_held_out_prompts_nothing_is_evaluated() -> None:
-    data = {name: "1" * 12 for name in ("instructions", "evaluations", "model")}
+    data = dict.fromkeys(("instructions", "evaluations", "model"), "1" * 12)
     assert names(graph_of(NO_RANKS | {"iterations": 1}, data=data)) == ["Prepare0", "SupervisedFineTune1"]
 
 
@@ -74,7 +82,9 @@ def test_without_held_out_prompts_nothing_is_evaluated() -> None:
         ({}, StageKind.PREFERENCE_OPTIMIZE, {}),
     ],
 )
-def test_each_stage_asks_its_own_servers(spec: dict[str, Any], kind: StageKind, expected: dict[str, str]) -> None:
+def test_each_stage_asks_its_own_servers(
+    spec: dict[str, Any], kind: StageKind, expected: dict[str, str]
+) -> None:
     stage = find(graph_of(spec), kind, 2)
     assert {role: holder.model.name for role, holder in stage.holders.items()} == expected
 
@@ -95,7 +105,11 @@ def test_a_pool_of_its_own_serves_the_fixed_models() -> None:
 
 @pytest.mark.parametrize(
     ("reference", "expected"),
-    [("Previous", ("M2", None)), ("Initial", ("M1", None)), ("s3://models/ref", ("Reference", "s3://models/ref"))],
+    [
+        ("Previous", ("M2", None)),
+        ("Initial", ("M1", None)),
+        ("s3://models/ref", ("Reference", "s3://models/ref")),
+    ],
 )
 def test_dpo_is_held_to_the_chosen_reference(reference: str, expected: tuple[str, str | None]) -> None:
     stage = find(graph_of({"dpo": {"reference": reference}}), StageKind.PREFERENCE_OPTIMIZE, 3)
@@ -118,7 +132,9 @@ def test_after_a_roll_back_the_next_iteration_starts_from_the_model_before() -> 
     assert find(rolled, StageKind.PREFERENCE_OPTIMIZE, 3).models["base"].name == "M1"
     assert find(rolled, StageKind.GENERATE_PROMPTS, 3).holders["policy"].model.name == "M1"
     assert rolled.iterations[2].base == rolled.iterations[0].trained
-    assert find(rolled, StageKind.EVALUATE, 2) == find(plain, StageKind.EVALUATE, 2), "what is done stays done"
+    assert find(rolled, StageKind.EVALUATE, 2) == find(plain, StageKind.EVALUATE, 2), (
+        "what is done stays done"
+    )
 
 
 def test_roll_backs_are_in_the_keys_of_what_comes_after_them_even_where_no_model_is_read() -> None:
@@ -133,7 +149,12 @@ def test_roll_backs_are_in_the_keys_of_what_comes_after_them_even_where_no_model
     ("spec", "counts", "expected"),
     [
         pytest.param({"serving": {"maxModelLen": 1024}}, {}, 1024, id="what the spec says"),
-        pytest.param({"serving": {"maxModelLen": 8192}}, {"maxPositions": 2048}, 2048, id="never above the model's limit"),
+        pytest.param(
+            {"serving": {"maxModelLen": 8192}},
+            {"maxPositions": 2048},
+            2048,
+            id="never above the model's limit",
+        ),
         pytest.param({}, {"maxPositions": 2048}, 2048, id="an estimate stays below the limit too"),
         pytest.param({"sft": {"maxLength": 6000}}, {}, 6144, id="ranked rows are as long as training rows"),
     ],
@@ -184,7 +205,10 @@ def test_resolve_is_another_one_for_other_questions() -> None:
 
 def test_the_outline_shows_every_stage_before_anybody_has_read_the_data() -> None:
     assert names(outline(make_spec(), contract=1)) == names(graph_of())
-    assert names(outline(make_spec(NO_RANKS | {"iterations": 1}), contract=1)) == ["Prepare0", "SupervisedFineTune1"]
+    assert names(outline(make_spec(NO_RANKS | {"iterations": 1}), contract=1)) == [
+        "Prepare0",
+        "SupervisedFineTune1",
+    ]
 
 
 def test_a_deep_graph_is_compared_and_printed_by_its_keys() -> None:

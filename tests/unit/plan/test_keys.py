@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from tests.support.builders import make_spec, merged, prepared
+
 from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.keys import digest
 from selfrewarding.plan.graph import Graph, build_graph
-
-from tests.support.builders import make_spec, merged, prepared
 
 ORDER = [
     "Prepare0", "TrainBaseline1", "BuildEvaluations1", "SupervisedFineTune1", "Evaluate1",
@@ -73,7 +73,9 @@ AROUND: dict[str, dict[str, Any]] = {
     "judge.modelUri": {"judge": {"modelUri": "s3://models/judge"}},
     "judge.scoring": {"judge": {"format": "Structured"}},
     "seedData.evaluations": {"seedData": {"evaluations": {"uri": "s3://data/eft", "format": "Evaluations"}}},
-    "seedData.heldOut.source": {"seedData": {"heldOut": {"source": {"uri": "s3://data/h", "format": "Ranked"}}}},
+    "seedData.heldOut.source": {
+        "seedData": {"heldOut": {"source": {"uri": "s3://data/h", "format": "Ranked"}}}
+    },
     "sft.lora": {"sft": {"lora": {}}},
     "dpo.lora": {"dpo": {"lora": {}}},
     "artifacts.caBundle": {"artifacts": {"caBundle": {"configMapName": "ca"}}},
@@ -202,7 +204,9 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 def test_a_changed_field_changes_exactly_the_keys_of_the_stages_that_depend_on_it(path: str) -> None:
     row = longest_prefix(TABLE, path)
     assert row is not None, f"{path} is new: say in TABLE which stages it computes again"
-    around = merged({"iterations": 2, "sft": {"batchSize": 16}}, AROUND.get(longest_prefix(AROUND, path) or "", {}))
+    around = merged(
+        {"iterations": 2, "sft": {"batchSize": 16}}, AROUND.get(longest_prefix(AROUND, path) or "", {})
+    )
     before = make_spec(around)
     change: Any = another(path, before)
     for name in reversed(path.split(".")):

@@ -13,15 +13,15 @@ import yaml
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.support.builders import SPEC, merged
+from tests.support.fake_cluster import FakeCluster
+
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import SelfRewardingRunStatus
 from selfrewarding.contract.keys import artifact_label
 from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.plan.facts import gather_facts
 from selfrewarding.plan.observed import Rival
-
-from tests.support.builders import SPEC, merged
-from tests.support.fake_cluster import FakeCluster
 
 CRD = Path(__file__).resolve().parents[3] / "crds" / "selfrewardingruns.yaml"
 MAX_STATUS_BYTES = 8192
@@ -33,7 +33,12 @@ SHAPES: list[dict[str, Any]] = [
     {"promptGeneration": {"writer": {"endpoint": {"url": "https://llm.example.com/v1", "model": "large"}}}},
     {"seedData": {"evaluations": {"uri": "s3://data/eft.jsonl", "format": "Evaluations"}}, "iterations": 2},
     {"gate": {"approval": "Manual"}, "iterations": 2, "serving": {"replicas": 2, "device": "Cpu"}},
-    {"gate": {"rules": [{"metric": "pairwiseAccuracy", "maxDrop": 0.1, "action": "RollBack"}], "maxRollBacks": 1}},
+    {
+        "gate": {
+            "rules": [{"metric": "pairwiseAccuracy", "maxDrop": 0.1, "action": "RollBack"}],
+            "maxRollBacks": 1,
+        }
+    },
 ]
 EDITS: list[dict[str, Any]] = [
     {"sft": {"epochs": 3}},
@@ -66,7 +71,9 @@ def _status_schema() -> dict[str, Any] | None:
     if not CRD.exists():
         return None
     document = yaml.safe_load(CRD.read_text(encoding="utf-8"))
-    schema: dict[str, Any] = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    schema: dict[str, Any] = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][
+        "status"
+    ]
     return _closed(schema)
 
 
@@ -247,7 +254,7 @@ class AnyWorld(RuleBasedStateMachine):
 THOROUGH = os.environ.get("SRR_HYPOTHESIS") == "thorough"
 TestAnyWorld = AnyWorld.TestCase
 TestAnyWorld.settings = settings(
-    max_examples=1500 if THOROUGH else 60,
+    max_examples=1500 if THOROUGH else 40,
     stateful_step_count=60 if THOROUGH else 30,
     deadline=None,
     suppress_health_check=list(HealthCheck),

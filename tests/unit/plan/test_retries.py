@@ -4,6 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.support.builders import NOW, make_pod, make_spec
+
 from selfrewarding.api.run import StageAttempts
 from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.plan.graph import outline
@@ -17,8 +19,6 @@ from selfrewarding.plan.retries import (
     of_server,
 )
 from selfrewarding.plan.times import moment_of
-
-from tests.support.builders import NOW, make_pod, make_spec
 
 STAGE = list(outline(make_spec(), contract=1).stages)[1]
 HOLDER = list(outline(make_spec(), contract=1).stages)[2].holders["policy"]
@@ -74,7 +74,9 @@ def test_survival_rule_06_failures_are_classified_by_the_most_telling_pod(
 
 
 def test_a_missing_parent_is_named() -> None:
-    failure = classify([failed(termination=said("ParentMissing", parent="a" * 16))], multi_pod=False, said=None)
+    failure = classify(
+        [failed(termination=said("ParentMissing", parent="a" * 16))], multi_pod=False, said=None
+    )
     assert (failure.kind, failure.parent) == (FailureClass.PARENT_MISSING, "a" * 16)
 
 
@@ -84,9 +86,15 @@ def test_a_missing_parent_is_named() -> None:
         pytest.param({"restarts": 2, "ready": False}, None, id="two restarts are patience"),
         pytest.param({"restarts": 3, "ready": True}, None, id="ready again"),
         pytest.param({"restarts": 3, "ready": False}, "Unknown", id="three restarts without Ready"),
-        pytest.param({"restarts": 3, "ready": False, "reason": "OOMKilled"}, "OutOfMemory", id="out of memory"),
-        pytest.param({"ready": False, "termination": said("BadConfiguration")}, "BadConfiguration", id="told at once"),
-        pytest.param({"ready": False, "termination": said("Retry")}, None, id="the init container tries again"),
+        pytest.param(
+            {"restarts": 3, "ready": False, "reason": "OOMKilled"}, "OutOfMemory", id="out of memory"
+        ),
+        pytest.param(
+            {"ready": False, "termination": said("BadConfiguration")}, "BadConfiguration", id="told at once"
+        ),
+        pytest.param(
+            {"ready": False, "termination": said("Retry")}, None, id="the init container tries again"
+        ),
         pytest.param({"restarts": 3, "ready": False, "termination": said("Retry")}, "Retry", id="and again"),
     ],
 )
@@ -136,15 +144,25 @@ def test_delays_double_to_five_minutes_and_differ_between_runs_but_not_between_p
     assert 7 <= delay(entries[0]) <= 13
     assert all(delay(entry) <= 300 for entry in entries)
     assert delay(entries[9]) >= 220
-    assert entries == [next_entry(StageAttempts(attempt=n, failures=n - 1), FailureClass.RETRY) for n in range(1, 12)]
-    others = {delay(next_entry(StageAttempts(attempt=5, failures=4), FailureClass.RETRY, uid=f"u{n}")) for n in range(9)}
+    assert entries == [
+        next_entry(StageAttempts(attempt=n, failures=n - 1), FailureClass.RETRY) for n in range(1, 12)
+    ]
+    others = {
+        delay(next_entry(StageAttempts(attempt=5, failures=4), FailureClass.RETRY, uid=f"u{n}"))
+        for n in range(9)
+    }
     assert len(others) > 3
 
 
 def test_survival_rule_05_of_two_runs_in_each_others_way_the_older_comes_back_first() -> None:
     def back(hours: float) -> float:
         entry = after_gang_timeout(
-            StageAttempts(attempt=2), message="no node", age=timedelta(hours=hours), now=NOW, uid="u", unit="s"
+            StageAttempts(attempt=2),
+            message="no node",
+            age=timedelta(hours=hours),
+            now=NOW,
+            uid="u",
+            unit="s",
         )
         assert (entry.attempt, entry.failures, entry.infrastructure) == (2, 0, 0)
         return delay(entry)

@@ -250,6 +250,15 @@ def test_judging_starts_while_other_answers_are_being_written(
     assert server.max_sequences <= 4, "two sequences decoded and two queued per replica"
 
 
+def test_several_pods_share_the_servers_queue(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.delay = 0.01
+    place.max_num_seqs, place.shards = 6, 3
+    rollout.main(configure(place, tokenizer_folder, samples=12), place.here())
+    assert server.max_sequences == 4, "a third of twelve"
+
+
 def test_every_sampling_field_is_said(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:

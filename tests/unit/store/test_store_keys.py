@@ -96,17 +96,22 @@ def test_an_address_that_cannot_be(uri: str, said: str) -> None:
     [
         ({"SRR_S3_ENDPOINT": "minio:9000"}, "must start with http://"),
         ({"SRR_S3_ENDPOINT": "file://here"}, "three slashes"),
+        ({"SRR_S3_ENDPOINT": "http://user:password@host:port"}, "not a valid address"),
+        ({"SRR_S3_ENDPOINT": "http://user:password@"}, "not a valid address"),
+        ({"SRR_S3_ENDPOINT": "http://[::1/"}, "not a valid address"),
         (
             {"SRR_S3_ADDRESSING": "paths"},
             "SRR_S3_ADDRESSING is 'paths'; it must be one of auto, path, virtual",
         ),
-        ({"SRR_S3_TRANSFER": "fast"}, "SRR_S3_TRANSFER"),
+        ({"SRR_S3_TRANSFER": "fast"}, "SRR_S3_TRANSFER is 'fast'; it must be one of python, crt"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_MAX_ATTEMPTS is 'many'"),
     ],
 )
 def test_a_setting_that_cannot_be(env: dict[str, str], said: str) -> None:
-    with pytest.raises(Misconfigured, match=said):
+    with pytest.raises(Misconfigured, match=said) as caught:
         open_store("s3://bucket/prefix", env)
+    assert "password" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_boto3_is_not_loaded_until_a_bucket_is_opened() -> None:

@@ -368,7 +368,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_visible(
             (tree / name).unlink()
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED_UPLOAD), uri, str(tree)],
-        env={**os.environ, **settings, "SRR_S3_TRANSFER": "python", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for training_stage, which tests/local and tests/bench read too
+sys.path.insert(
+    0, str(Path(__file__).parent)
+)  # for training_stage, which tests/local and tests/bench read too
 
 from training_stage import Inputs, prepared_inputs
 

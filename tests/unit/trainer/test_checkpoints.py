@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from selfrewarding.contract.artifacts import attempt_prefix, stage_prefix
 from selfrewarding.contract.keys import digest
 from selfrewarding.contract.program import BadConfiguration
@@ -47,7 +48,12 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def checkpoints(
-    store: ArtifactStore, name: str = "pod-1", *, ranks: Pod | None = None, zero_stage: int = 2, keep: bool = False
+    store: ArtifactStore,
+    name: str = "pod-1",
+    *,
+    ranks: Pod | None = None,
+    zero_stage: int = 2,
+    keep: bool = False,
 ) -> CheckpointStore:
     return CheckpointStore(
         store, KIND, KEY, attempt_prefix(KIND, KEY, name), ranks or pod(), zero_stage=zero_stage, keep=keep
@@ -61,7 +67,9 @@ def write(folder: Path, files: dict[str, str] = FILES) -> Path:
     return folder
 
 
-def test_the_newest_whole_checkpoint_of_any_pod_is_found_and_older_ones_go(store: ArtifactStore, tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_of_any_pod_is_found_and_older_ones_go(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     assert checkpoints(store).newest() is None
     checkpoints(store, "pod-1").upload(write(tmp_path / "a"), 3)
     checkpoints(store, "pod-2").upload(write(tmp_path / "b"), 10)
@@ -74,7 +82,9 @@ def test_the_newest_whole_checkpoint_of_any_pod_is_found_and_older_ones_go(store
     assert (tmp_path / "there" / "latest").read_text(encoding="utf-8") == "global_step3"
 
 
-def test_a_checkpoint_without_its_mark_or_with_a_file_missing_does_not_count(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_mark_or_with_a_file_missing_does_not_count(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     checkpoints(store, keep=True).upload(write(tmp_path / "a"), 3)
     checkpoints(store, keep=True).upload(write(tmp_path / "b"), 4)
     checkpoints(store, keep=True).upload(write(tmp_path / "c"), 5)
@@ -86,28 +96,40 @@ def test_a_checkpoint_without_its_mark_or_with_a_file_missing_does_not_count(sto
     assert found.step == 3
 
 
-def test_a_pod_fetches_what_its_ranks_read_and_no_other_ranks_shards(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_pod_fetches_what_its_ranks_read_and_no_other_ranks_shards(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     checkpoints(store, ranks=pod(world=2)).upload(write(tmp_path / "a"), 3)
     found = checkpoints(store, ranks=pod(world=2)).newest()  # rank 0 tells the others
     assert found is not None
     second = checkpoints(store, "pod-9", ranks=pod(rank=1, world=2))
     second.restore(found, tmp_path / "there")
-    names = {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    names = {
+        str(path.relative_to(tmp_path / "there"))
+        for path in (tmp_path / "there").rglob("*")
+        if path.is_file()
+    }
     assert names == set(FILES) - {
         "rng_state_0.pth",
         "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt",
     }
 
 
-def test_rule_15_a_changed_number_of_ranks_is_refused_with_its_remedy(store: ArtifactStore, tmp_path: Path) -> None:
+def test_rule_15_a_changed_number_of_ranks_is_refused_with_its_remedy(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     checkpoints(store, ranks=pod(world=2)).upload(write(tmp_path / "a"), 3)
-    with pytest.raises(BadConfiguration, match=r"started with 2 ranks .* 3 steps, now there are 4: set .* back, or delete"):
+    with pytest.raises(
+        BadConfiguration, match=r"started with 2 ranks .* 3 steps, now there are 4: set .* back, or delete"
+    ):
         checkpoints(store, ranks=pod(world=4)).newest()
     with pytest.raises(BadConfiguration, match=r"zeroStage 2 .* now it is 3: set it back, or delete"):
         checkpoints(store, ranks=pod(world=2), zero_stage=3).newest()
 
 
-def test_checkpoints_go_once_the_stage_is_done_unless_they_are_kept(store: ArtifactStore, tmp_path: Path) -> None:
+def test_checkpoints_go_once_the_stage_is_done_unless_they_are_kept(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     checkpoints(store, keep=True).upload(write(tmp_path / "a"), 3)
     checkpoints(store, keep=True).upload(write(tmp_path / "b"), 4)
     store.write(f"{attempt_prefix(KIND, KEY, 'pod-1')}/model/config.json", b"{}")
@@ -119,7 +141,9 @@ def test_checkpoints_go_once_the_stage_is_done_unless_they_are_kept(store: Artif
     ]
 
 
-def test_rule_15_between_two_checkpoints_lies_twenty_times_what_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rule_15_between_two_checkpoints_lies_twenty_times_what_one_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 100.0
     monkeypatch.setattr("srr_trainer.callbacks.time.monotonic", lambda: now)
     timer = CheckpointTimer(30, first_guess=1)

@@ -7,16 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from selfrewarding.api.algorithm import LoraSpec, SftSpec
-from selfrewarding.contract.config import ModelRef
-from selfrewarding.contract.program import BadConfiguration, StageFailure
-from selfrewarding.contract.result import summary_message, summary_of
-from selfrewarding.contract.stages import StageKind
-from selfrewarding.data.chat import ChatEncoder
-from selfrewarding.store import open_store
-from srr_trainer import dpo, reference
-from srr_trainer.reference import ReferenceStore
-from srr_trainer.rows import TokenisedPair, tokenise_pairs
 from training_stage import (
     Inputs,
     cpu,
@@ -28,6 +18,17 @@ from training_stage import (
     run_here,
 )
 from transformers import AutoModelForCausalLM
+
+from selfrewarding.api.algorithm import LoraSpec, SftSpec
+from selfrewarding.contract.config import ModelRef
+from selfrewarding.contract.program import BadConfiguration, StageFailure
+from selfrewarding.contract.result import summary_message, summary_of
+from selfrewarding.contract.stages import StageKind
+from selfrewarding.data.chat import ChatEncoder
+from selfrewarding.store import open_store
+from srr_trainer import dpo, reference
+from srr_trainer.reference import ReferenceStore
+from srr_trainer.rows import TokenisedPair, tokenise_pairs
 
 ENCODER = ChatEncoder(make_tokenizer())
 LOG_2 = math.log(2)
@@ -67,7 +68,13 @@ def test_a_stage_learns_its_preferences(inputs: Inputs, tmp_path: Path) -> None:
     config = inputs.dpo_config(key="whole", epochs=3)
     result = run_here(config, tmp_path)
     log = log_of(config, result)
-    assert result.counts == {"rows": 8, "pairs": 8, "excluded": 0, "steps": 6, "tokens": result.counts["tokens"]}
+    assert result.counts == {
+        "rows": 8,
+        "pairs": 8,
+        "excluded": 0,
+        "steps": 6,
+        "tokens": result.counts["tokens"],
+    }
     assert result.counts["tokens"] == 3 * sum(pair.tokens for pair in pairs())
     assert log[0]["loss"] == pytest.approx(LOG_2, abs=1e-5)
     assert log[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
@@ -86,7 +93,9 @@ def test_rule_08_reference_log_probabilities_are_those_of_the_reference(own: Inp
     assert header["rows"] == len(rows) == 8
     for row, pair in zip(rows, pairs(), strict=True):
         assert row["key"] == pair.key
-        assert row["chosen"] == pytest.approx(by_hand(folder_of(own.model_uri), pair.prompt_ids, pair.chosen_ids), rel=1e-5)
+        assert row["chosen"] == pytest.approx(
+            by_hand(folder_of(own.model_uri), pair.prompt_ids, pair.chosen_ids), rel=1e-5
+        )
         assert row["rejected"] == pytest.approx(
             by_hand(folder_of(own.model_uri), pair.prompt_ids, pair.rejected_ids), rel=1e-5
         )
@@ -121,9 +130,7 @@ def test_rule_08_they_equal_trls_own(own: Inputs, tmp_path: Path) -> None:
     theirs = trainer.train_dataset
     # ChatML's template ends a turn in a line break that the server never writes: TRL scores one token more.
     ours = [
-        TokenisedPair(
-            str(number), row["prompt_ids"], [*row["chosen_ids"]], [*row["rejected_ids"]]
-        )
+        TokenisedPair(str(number), row["prompt_ids"], [*row["chosen_ids"]], [*row["rejected_ids"]])
         for number, row in enumerate(theirs)
     ]
     tail = ours[0].chosen_ids[len(pairs()[0].chosen_ids) :]
@@ -174,12 +181,15 @@ def test_the_step_zero_check_catches_a_wrong_reference(own: Inputs, tmp_path: Pa
         found = reference.compute(*arguments, **others)
         return {key: (chosen + 5, rejected) for key, (chosen, rejected) in found.items()}
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StageFailure, match=r"log 2 = 0\.6931 was expected"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dpo, "compute", shifted)
-        run_here(own.dpo_config(), tmp_path / "scratch")
+        with pytest.raises(StageFailure, match=r"log 2 = 0\.6931 was expected"):
+            run_here(own.dpo_config(), tmp_path / "scratch")
 
 
-def test_the_first_loss_is_log_2_before_dropout_and_the_policy_trains_with_it(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_first_loss_is_log_2_before_dropout_and_the_policy_trains_with_it(
+    inputs: Inputs, tmp_path: Path
+) -> None:
     config = inputs.dpo_config(key="dropout", dropout=0.5)
     result = run_here(config, tmp_path)
     assert result.report["stepZeroLoss"] == pytest.approx(LOG_2, abs=1e-5)
@@ -193,7 +203,9 @@ def test_another_reference_is_scored_by_itself(own: Inputs, tmp_path: Path) -> N
     (file,) = reference_files(own)
     row = json.loads(open_store(own.uri).read(file).splitlines()[1])
     pair = pairs()[0]
-    assert row["chosen"] == pytest.approx(by_hand(folder_of(other), pair.prompt_ids, pair.chosen_ids), rel=1e-5)
+    assert row["chosen"] == pytest.approx(
+        by_hand(folder_of(other), pair.prompt_ids, pair.chosen_ids), rel=1e-5
+    )
     assert result.report["stepZeroLoss"] is None
     assert log_of(config, result)[0]["rewards/chosen"] != 0
 
@@ -242,7 +254,9 @@ def test_positive_examples_only_is_sft_on_them(tmp_path: Path) -> None:
 def test_two_micro_batches_or_one_give_the_same_losses(own: Inputs, tmp_path: Path) -> None:
     """Accumulation is equivalent to a larger micro batch (as TRL's own invariant tests ask)."""
     small = own.dpo_config(key="micro", epochs=2, training=cpu(micro_batch_size=1))
-    large = own.dpo_config(key="micro", epochs=2, training=cpu(micro_batch_size=4)).model_copy(update={"iteration": 2})
+    large = own.dpo_config(key="micro", epochs=2, training=cpu(micro_batch_size=4)).model_copy(
+        update={"iteration": 2}
+    )
     first = [row["loss"] for row in log_of(small, run_here(small, tmp_path / "1"))]
     open_store(own.uri).delete_prefix(f"stages/{large.kind}/{large.key}")
     second = [row["loss"] for row in log_of(large, run_here(large, tmp_path / "2"))]

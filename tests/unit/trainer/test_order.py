@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from srr_trainer.order import padding_share, training_order, training_steps
 
 
@@ -15,7 +16,15 @@ def order(lengths: list[int], *, batch_size: int, epochs: float = 1, seed: int =
 
 @pytest.mark.parametrize(
     ("rows", "batch_size", "epochs", "steps"),
-    [(16, 16, 1, 1), (17, 16, 1, 2), (3, 16, 1, 1), (10, 4, 2, 5), (10, 4, 1.5, 4), (10, 4, 0.1, 1), (100, 10, 0.3, 3)],
+    [
+        (16, 16, 1, 1),
+        (17, 16, 1, 2),
+        (3, 16, 1, 1),
+        (10, 4, 2, 5),
+        (10, 4, 1.5, 4),
+        (10, 4, 0.1, 1),
+        (100, 10, 0.3, 3),
+    ],
 )
 def test_a_part_of_a_batch_is_a_step(rows: int, batch_size: int, epochs: float, steps: int) -> None:
     assert training_steps(rows, batch_size=batch_size, epochs=epochs) == steps

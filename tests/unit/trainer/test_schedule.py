@@ -3,11 +3,14 @@
 import math
 
 import pytest
+
 from srr_trainer.schedule import learning_rate_factor, warmup_steps
 
 
 def rates(steps: int, *, warmup: int = 0, floor: float = 0.2) -> list[float]:
-    return [learning_rate_factor(step, steps=steps, warmup_steps=warmup, floor=floor) for step in range(steps)]
+    return [
+        learning_rate_factor(step, steps=steps, warmup_steps=warmup, floor=floor) for step in range(steps)
+    ]
 
 
 def test_the_papers_schedule_begins_at_the_peak_and_ends_at_the_floor() -> None:
@@ -15,7 +18,9 @@ def test_the_papers_schedule_begins_at_the_peak_and_ends_at_the_floor() -> None:
     found = [peak * factor for factor in rates(11, floor=1.1e-6 / peak)]
     assert found[0] == pytest.approx(5.5e-6)
     assert found[-1] == pytest.approx(1.1e-6)
-    assert found[5] == pytest.approx((5.5e-6 + 1.1e-6) / 2), "half-way along a cosine is half-way between its ends"
+    assert found[5] == pytest.approx((5.5e-6 + 1.1e-6) / 2), (
+        "half-way along a cosine is half-way between its ends"
+    )
     assert found == sorted(found, reverse=True)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_stage import Inputs, cpu, forget_accelerate, instruction_rows, log_of, make_tokenizer, run_here
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from selfrewarding.api.algorithm import LoraSpec
 from selfrewarding.contract.artifacts import attempt_prefix, stage_prefix
 from selfrewarding.contract.config import StageConfig, StageRef
@@ -20,8 +23,6 @@ from selfrewarding.data.chat import ChatEncoder
 from selfrewarding.store import open_store
 from selfrewarding.store.results import download_folder
 from srr_trainer import callbacks, saving
-from training_stage import Inputs, cpu, forget_accelerate, instruction_rows, log_of, make_tokenizer, run_here
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EVERY_STEP = cpu(checkpoint={"intervalSeconds": 1})
 
@@ -46,7 +47,9 @@ def test_a_stage_leaves_a_model_that_loads_its_log_and_its_summary(inputs: Input
     result = run_here(config, tmp_path)
 
     assert result.counts == {"rows": 8, "excluded": 0, "steps": 4, "tokens": result.counts["tokens"]}
-    lengths = [len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()]
+    lengths = [
+        len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
+    ]
     assert result.counts["tokens"] == 2 * sum(lengths), "padding is not trained on"
     log = log_of(config, result)
     assert [row["step"] for row in log] == [1, 2, 3, 4]
@@ -81,7 +84,9 @@ def test_the_first_loss_is_that_of_the_target_tokens_alone(inputs: Inputs, tmp_p
     """Against a loss written out by hand: an inverted mask trained a well-known small reproduction on its prompts."""
     config = inputs.sft_config(key="by-hand", batch_size=8)
     first = losses(config, run_here(config, tmp_path))[0]
-    model = AutoModelForCausalLM.from_pretrained(Path(inputs.model_uri.removeprefix("file://")), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        Path(inputs.model_uri.removeprefix("file://")), dtype=torch.float32
+    )
     encoder = ChatEncoder(make_tokenizer())
     total, counted = 0.0, 0
     for row in instruction_rows():
@@ -103,7 +108,9 @@ def test_the_learning_rate_follows_the_papers_cosine_to_its_floor(inputs: Inputs
     )
 
 
-def test_rule_10_dropout_is_on_while_training_and_gone_from_the_saved_model(inputs: Inputs, tmp_path: Path) -> None:
+def test_rule_10_dropout_is_on_while_training_and_gone_from_the_saved_model(
+    inputs: Inputs, tmp_path: Path
+) -> None:
     plain = inputs.sft_config(key="no-dropout")
     config = inputs.sft_config(key="dropout", dropout=0.5)
     without, result = run_here(plain, tmp_path), run_here(config, tmp_path)
@@ -115,7 +122,9 @@ def test_rule_10_dropout_is_on_while_training_and_gone_from_the_saved_model(inpu
 
 
 def test_rule_07_rows_that_are_too_long_are_counted(inputs: Inputs, tmp_path: Path) -> None:
-    lengths = [len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()]
+    lengths = [
+        len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
+    ]
     kept = sum(length <= 64 for length in lengths)
     assert 0 < kept < len(lengths)
     result = run_here(inputs.sft_config(key="too-long", max_length=64, batch_size=2), tmp_path)
@@ -157,16 +166,19 @@ def test_rule_15_a_resumed_stage_has_the_losses_of_an_undisturbed_one(
                 raise KeyboardInterrupt
             return control
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(callbacks.CheckpointCallback, "on_save", save_and_die)
-            run_here(config, tmp_path / f"killed-{step}", pod=f"pod-{step}")
+            with pytest.raises(KeyboardInterrupt):
+                run_here(config, tmp_path / f"killed-{step}", pod=f"pod-{step}")
 
     killed_after(3)
     killed_after(5)
     result = run_here(config, tmp_path / "last", pod="pod-last")
     assert result.report["resumedFromStep"] == 5
     assert losses(config, result) == losses(whole, expected), "to the last bit, dropout included"
-    assert [row["tokens"] for row in log_of(config, result)] == [row["tokens"] for row in log_of(whole, expected)]
+    assert [row["tokens"] for row in log_of(config, result)] == [
+        row["tokens"] for row in log_of(whole, expected)
+    ]
     digests = [{name: file.sha256 for name, file in found.files.items()} for found in (result, expected)]
     assert digests[0]["model/model.safetensors"] == digests[1]["model/model.safetensors"]
     left = [entry.key for entry in open_store(config.store).list(stage_prefix(config.kind, config.key))]
@@ -176,10 +188,14 @@ def test_rule_15_a_resumed_stage_has_the_losses_of_an_undisturbed_one(
 @pytest.mark.usefixtures("always_save")
 def test_checkpoints_stay_if_they_are_to_be_kept(inputs: Inputs, tmp_path: Path) -> None:
     config = inputs.sft_config(key="kept", batch_size=2)
-    config = config.model_copy(update={"execution": config.execution.model_copy(update={"keep_checkpoints": True})})
+    config = config.model_copy(
+        update={"execution": config.execution.model_copy(update={"keep_checkpoints": True})}
+    )
     run_here(config, tmp_path)
     folder = f"{attempt_prefix(config.kind, config.key, 'pod-1')}/checkpoints"
-    marks = [entry.key for entry in open_store(config.store).list(folder) if entry.key.endswith("complete.json")]
+    marks = [
+        entry.key for entry in open_store(config.store).list(folder) if entry.key.endswith("complete.json")
+    ]
     assert marks == [f"{folder}/step-{step}/complete.json" for step in (1, 2, 3)], "the last step needs none"
 
 
@@ -190,11 +206,14 @@ def test_rule_15_a_stage_started_with_other_ranks_is_refused(inputs: Inputs, tmp
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saving, "save_model", die)
-        run_here(config, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run_here(config, tmp_path)
     changed = cpu(deepspeed={"zeroStage": 2})
-    config = config.model_copy(update={"execution": config.execution.model_copy(update={"training": changed})})
+    config = config.model_copy(
+        update={"execution": config.execution.model_copy(update={"training": changed})}
+    )
     with pytest.raises(BadConfiguration, match=r"zeroStage 0 .* now it is 2: set it back"):
         run_here(config, tmp_path)
 
@@ -216,9 +235,10 @@ def test_sigterm_finishes_the_step_saves_and_asks_for_another_attempt(
 
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(Retry, match="after step 2 of 4"):
+    with monkeypatch.context() as patch:
         patch.setattr(callbacks, "report_progress", stop_in_the_second_step)
-        run_here(config, tmp_path)
+        with pytest.raises(Retry, match="after step 2 of 4"):
+            run_here(config, tmp_path)
     assert run_here(config, tmp_path, pod="pod-2").report["resumedFromStep"] == 2
 
 
@@ -263,7 +283,9 @@ def test_zero_2_and_zero_0_have_the_same_losses(inputs: Inputs, tmp_path: Path) 
     )
     other = Inputs(tmp_path)
     other.add_model("m0", seed=0)
-    prepare: StageRef = other.add_parent("prepare", StageKind.PREPARE, {"instructions.jsonl": instruction_rows()})
+    prepare: StageRef = other.add_parent(
+        "prepare", StageKind.PREPARE, {"instructions.jsonl": instruction_rows()}
+    )
     sharded = sharded.model_copy(update={"parents": {"prepare": prepare}})
     first, second = run_here(plain, tmp_path / "0"), run_here(sharded, tmp_path / "2")
     assert losses(plain, first) == pytest.approx(losses(sharded, second), abs=5e-5)
@@ -278,7 +300,7 @@ def test_what_a_parent_lost_is_named(inputs: Inputs, tmp_path: Path) -> None:
 
 
 def test_the_wrong_number_of_processes_is_refused(inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match="1 training processes were started, but .* 2 x 1 = 2"):
+    with pytest.raises(BadConfiguration, match=r"1 training processes were started, but .* 2 x 1 = 2"):
         run_here(inputs.sft_config(key="processes", training=cpu(nodes=2)), tmp_path)
 
 

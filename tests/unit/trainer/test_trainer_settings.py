@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_stage import cpu
+
 from selfrewarding.api.algorithm import DpoSpec, SftSpec
 from selfrewarding.api.execution import TrainingSpec
 from selfrewarding.contract.program import BadConfiguration
@@ -18,7 +20,6 @@ from srr_trainer.settings import (
     make_plan,
     sft_arguments,
 )
-from training_stage import cpu
 
 GPUS = TrainingSpec.model_validate({"device": "Cuda", "microBatchSize": 2, "deepspeed": {"zeroStage": 3}})
 
@@ -44,14 +45,21 @@ def test_rule_07_batch_is_ranks_times_micro_batch_times_accumulation() -> None:
     ("world", "micro", "remedy"),
     [(1, 3, "microBatchSize to 2"), (3, 1, "multiple of the 3 ranks"), (16, 2, "microBatchSize to 1")],
 )
-def test_rule_07_a_batch_that_does_not_come_out_is_refused_with_its_remedy(world: int, micro: int, remedy: str) -> None:
+def test_rule_07_a_batch_that_does_not_come_out_is_refused_with_its_remedy(
+    world: int, micro: int, remedy: str
+) -> None:
     with pytest.raises(BadConfiguration, match=remedy):
         accumulation_steps(SftSpec(batch_size=16), cpu(micro_batch_size=micro), world)
 
 
 def test_rule_07_every_number_of_the_spec_reaches_trl() -> None:
     spec = SftSpec(
-        batch_size=8, max_length=777, learning_rate=3e-6, weight_decay=0.02, max_gradient_norm=0.7, neftune_noise_alpha=5
+        batch_size=8,
+        max_length=777,
+        learning_rate=3e-6,
+        weight_decay=0.02,
+        max_gradient_norm=0.7,
+        neftune_noise_alpha=5,
     )
     found = arguments(spec, cpu(micro_batch_size=2)) | sft_arguments(spec)
     expected = {
@@ -88,7 +96,9 @@ def test_rule_10_trl_does_not_switch_dropout_off_when_it_is_asked_for() -> None:
 
 
 def test_dpos_losses_and_weights_are_trls() -> None:
-    found = dpo_arguments(DpoSpec(loss=["sigmoid", "sft"], loss_weights=[1, 0.2], beta=0.05, length_desensitization=0.5))
+    found = dpo_arguments(
+        DpoSpec(loss=["sigmoid", "sft"], loss_weights=[1, 0.2], beta=0.05, length_desensitization=0.5)
+    )
     assert (found["loss_type"], found["loss_weights"]) == (["sigmoid", "sft"], [1, 0.2])
     assert (found["beta"], found["ld_alpha"]) == (0.05, 0.5)
     assert dpo_arguments(DpoSpec(loss=["ipo"]))["loss_weights"] == [1.0]
@@ -117,9 +127,13 @@ def test_rule_16_the_memory_plan_reaches_deepspeed() -> None:
     config = zero(offloaded)
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert config["zero_optimization"]["offload_param"]["device"] == "cpu"
-    assert config["optimizer"]["type"] == "AdamW", "DeepSpeed's own AdamW, since torch's would crawl on the host"
+    assert config["optimizer"]["type"] == "AdamW", (
+        "DeepSpeed's own AdamW, since torch's would crawl on the host"
+    )
     assert "optimizer" not in zero(GPUS)
-    assert "optimizer" not in zero(cpu(deepspeed={"zeroStage": 2, "offloadOptimizer": True})), "nothing is compiled on CPU"
+    assert "optimizer" not in zero(cpu(deepspeed={"zeroStage": 2, "offloadOptimizer": True})), (
+        "nothing is compiled on CPU"
+    )
 
 
 def test_zero_3_gathers_its_weights_when_saving() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -260,11 +261,13 @@ def forget_accelerate() -> None:
 
 
 def run_here(config: StageConfig, scratch: Path, *, pod: str = "pod-1") -> StageResult:
-    """Run a stage in this process, as one rank."""
+    """Run a stage in this process, as one rank with one thread: a tiny model gains nothing by more."""
+    from srr_trainer import ranks
     from srr_trainer.program import main
 
     forget_accelerate()
-    result = main(config, surroundings(scratch, pod=pod))
+    with mock.patch.object(ranks, "available_cores", return_value=1):
+        result = main(config, surroundings(scratch, pod=pod))
     assert result is not None
     return result
 
