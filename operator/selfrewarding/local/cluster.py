@@ -275,16 +275,7 @@ class LocalCluster:
     def _addresses(self, host: str) -> Sequence[str]:
         """Addresses of all pods behind a Service, by the first part of its DNS name."""
         service = self._objects.get(("Service", host.partition(".")[0]))
-        selector = (service or {}).get("spec", {}).get("selector") or {}
-        if not selector:
-            return ()
-        return [
-            f"http://127.0.0.1:{port}"
-            for manifest in self._workloads()
-            if manifest["kind"] == "Deployment"
-            and selector.items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
-            for port in manifest["status"][workloads.PORTS][: workloads.replicas_of(manifest)]
-        ]
+        return workloads.addresses_behind(service, self._workloads()) if service is not None else ()
 
     # Pods
 

@@ -5,7 +5,7 @@ Must not: start, stop or write anything, or read a clock.
 Neighbours: `cluster` carries the verdict out and stores the end in the object's status.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,3 +179,16 @@ def template_of(manifest: RawObject, index: int) -> tuple[RawObject, str | None]
         return manifest["spec"]["template"], None
     wanted = _ranks(manifest)[index]
     return wanted.template, wanted.restart_policy
+
+
+def addresses_behind(service: RawObject, manifests: Iterable[RawObject]) -> list[str]:
+    """The addresses on this machine of all pods that a Service selects."""
+    selector = service["spec"].get("selector") or {}
+    return [
+        f"http://127.0.0.1:{port}"
+        for manifest in manifests
+        if manifest["kind"] == "Deployment"
+        and selector
+        and selector.items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
+        for port in manifest["status"][PORTS][: replicas_of(manifest)]
+    ]

@@ -119,7 +119,9 @@ def test_on_cpu_the_server_computes_eagerly_in_float32_with_a_cache_of_said_size
     assert found["--enforce-eager"] is True
     assert found["--dtype"] == "float32"
     assert found["--kv-cache-memory-bytes"] == str(2**30)
-    assert found["--no-enable-chunked-prefill"] is True, "vLLM dies on CPU when it cuts a seeded request's prompt"
+    assert found["--no-enable-chunked-prefill"] is True, (
+        "vLLM dies on CPU when it cuts a seeded request's prompt"
+    )
     assert int(found["--max-num-batched-tokens"]) >= int(found["--max-model-len"])
     assert "--gpu-memory-utilization" not in found
     values = env(server(plan(CPU)))
