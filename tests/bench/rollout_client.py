@@ -132,7 +132,7 @@ def own_benchmark(url: str, model: Path, prompts: list[str], tokens: int, folder
     ]
     command += ["--dataset-name", "custom", "--dataset-path", str(data), "--custom-output-len", str(tokens)]
     command += [
-        "--custom-skip-chat-template",
+        "--skip-chat-template",
         "--disable-shuffle",
         "--num-prompts",
         str(len(prompts)),
