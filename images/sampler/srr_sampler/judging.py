@@ -17,7 +17,7 @@ from typing import Any, cast, get_args
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.contract.config import ServedModel
 from selfrewarding.contract.program import BadConfiguration, BadData
-from selfrewarding.data.judge_prompt import JudgePrompt, judge_prompt, own_judge_prompt
+from selfrewarding.data.judge_prompt import judge_prompt_of
 from selfrewarding.data.judgements import parse_judgement
 from selfrewarding.data.rows import Message, Role
 from selfrewarding.data.scores import as_number
@@ -35,13 +35,6 @@ LEAST_ROOM = 16
 """Tokens below which asking for a text makes no sense."""
 _ROUND_TO = 1000
 _CONTEXT = "."
-
-
-def judge_prompt_of(spec: JudgeSpec) -> JudgePrompt:
-    """The judge's prompt template: the run's own, or the one in its language. Raises DataError for a bad template."""
-    if spec.template is not None:
-        return own_judge_prompt(spec.template, source="judge.template")
-    return judge_prompt("ko" if spec.language == "Korean" else "en")
 
 
 def score_tokens(tokenizer: Any, scores: Sequence[int]) -> dict[int, int] | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import (
     EVALUATIONS,
@@ -32,7 +31,7 @@ from selfrewarding.contract.program import BadConfiguration, BadData, Surroundin
 from selfrewarding.contract.result import StageResult
 from selfrewarding.data.errors import DataError
 from selfrewarding.data.jsonl import write_rows
-from selfrewarding.data.judge_prompt import JudgePrompt, judge_prompt, own_judge_prompt
+from selfrewarding.data.judge_prompt import JudgePrompt, judge_prompt, judge_prompt_of
 from selfrewarding.data.seed_rows import Evaluation, Instruction, RankedPrompt
 from selfrewarding.store import ArtifactStore, fetch_model, open_store
 from selfrewarding.store.folder import FolderStore
@@ -126,7 +125,10 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
     _step(2)
     tokenizer = _tokenizer(parameters, model, work, problems) if model else None
     with problems.collecting():
-        prompt = chosen_judge_prompt(parameters.judge)
+        try:
+            prompt = judge_prompt_of(parameters.judge)
+        except DataError as error:
+            raise BadConfiguration(str(error)) from None
     _step(3)
     # A wrong judge template hides no fault of the data: own evaluations are then rendered with the built-in one.
     sets = read_seed_sets(
@@ -153,19 +155,6 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
     _step(5)
     save_tokenizer(tokenizer.tokenizer, output / TOKENIZER)
     return _written(parameters, _Checked(model, tokenizer, prompt, sets, fitting), output)
-
-
-def chosen_judge_prompt(judge: JudgeSpec) -> JudgePrompt:
-    """The judge prompt of the spec: its own text, checked, or the built-in one in its language.
-
-    Raises BadConfiguration.
-    """
-    if judge.template is None:
-        return judge_prompt("ko" if judge.language == "Korean" else "en")
-    try:
-        return own_judge_prompt(judge.template, source="spec.judge.template")
-    except DataError as error:
-        raise BadConfiguration(str(error)) from None
 
 
 def _model(parameters: PrepareParameters, output: Path) -> Model:

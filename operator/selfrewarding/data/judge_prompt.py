@@ -12,10 +12,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from selfrewarding.data.errors import DataError, shown
 from selfrewarding.data.rows import Message
+
+if TYPE_CHECKING:
+    from selfrewarding.api.algorithm import JudgeSpec
 
 PLACEHOLDERS = ("{instruction}", "{response}")
 _PLACEHOLDER = re.compile(r"\{(instruction|response)\}")
@@ -107,6 +110,13 @@ class JudgePrompt:
 def judge_prompt(language: Literal["en", "ko"] = "en") -> JudgePrompt:
     """The judge prompt that this project ships, in English or Korean."""
     return JudgePrompt(TEMPLATES[language])
+
+
+def judge_prompt_of(spec: JudgeSpec) -> JudgePrompt:
+    """The judge prompt of a run: its own text, or the built-in one in its language. Raises DataError for a bad text."""
+    if spec.template is not None:
+        return own_judge_prompt(spec.template, source="spec.judge.template")
+    return judge_prompt("ko" if spec.language == "Korean" else "en")
 
 
 def own_judge_prompt(template: str, *, source: str) -> JudgePrompt:

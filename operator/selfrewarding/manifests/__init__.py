@@ -13,7 +13,6 @@ from selfrewarding.manifests.context import Images, RunContext
 from selfrewarding.manifests.errors import InvalidOption, InvalidPodTemplate, ManifestError, MissingResult
 from selfrewarding.manifests.inference import inference_objects
 from selfrewarding.manifests.names import (
-    artifact_label,
     holder_name,
     run_label,
     service_name,
@@ -29,7 +28,6 @@ __all__ = [
     "ManifestError",
     "MissingResult",
     "RunContext",
-    "artifact_label",
     "holder_name",
     "holder_objects",
     "run_label",

@@ -8,7 +8,6 @@ never meets the objects of another (survival rule 2). 52: a PyTorchJob's pods ad
 import hashlib
 import re
 
-from selfrewarding.contract.keys import digest, short
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.plan.graph import Holder, Stage
@@ -57,11 +56,6 @@ def service_name(context: RunContext, holder: Holder) -> str:
 def run_label(name: str) -> str:
     """Value of the label RUN: the run's name, or its start and a hash where it is longer than a label may be."""
     return name if len(name) <= MAX_LABEL else f"{name[:52].rstrip('-.')}-{_hash(name)}"
-
-
-def artifact_label(store: str, key: str) -> str:
-    """Value of the label ARTIFACT: equal for two runs exactly if they compute the same result in the same store."""
-    return short(digest({"artifacts": store, "key": key}))
 
 
 def _with_run(run: str, tail: str) -> str:

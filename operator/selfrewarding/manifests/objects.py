@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from selfrewarding.api import labels
 from selfrewarding.api.run import RawObject
-from selfrewarding.contract.keys import short
+from selfrewarding.contract.keys import artifact_label, short
 from selfrewarding.manifests.context import RunContext
-from selfrewarding.manifests.names import artifact_label, run_label
+from selfrewarding.manifests.names import run_label
 from selfrewarding.plan.graph import Holder, Stage
 
 CONFIG_FILE = "config.json"

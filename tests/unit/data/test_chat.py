@@ -3,31 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tests.support.tiny_model import CHATML, make_tokenizer
 
 from selfrewarding.data.chat import DEFAULT_TEMPLATE, ChatEncoder, ChatTemplateError
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>"]
-
-
-def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 256 bytes and four control tokens, one of which is not marked as special."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.add_tokens(["<tool>"])
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 TOKENIZER = make_tokenizer()

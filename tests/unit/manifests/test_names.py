@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manifest_scenarios import UID, key, plan
 
+from selfrewarding.contract.keys import artifact_label
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests import (
     RunContext,
-    artifact_label,
     holder_name,
     run_label,
     service_name,

@@ -6,7 +6,6 @@ from tests.support.planned_runs import GPU, cluster_at, next_rollout, stage_unde
 
 from selfrewarding.contract.keys import artifact_label
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.manifests import names
 from selfrewarding.plan.actions import ScaleHolder
 from selfrewarding.plan.observed import Rival
 
@@ -74,10 +73,6 @@ def test_survival_rule_08_the_second_run_waits_and_then_uses_the_firsts_result()
     cluster.rivals = ()
     cluster.finish_everything()
     assert rollout.key not in cluster.computed
-
-
-def test_survival_rule_08_the_label_that_is_looked_for_is_the_one_that_children_carry() -> None:
-    assert artifact_label("s3://runs/demo", "k" * 64) == names.artifact_label("s3://runs/demo", "k" * 64)
 
 
 def test_survival_rule_08_the_second_run_takes_over_if_the_first_goes_without_a_result() -> None:
