@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from training_stage import instruction_rows, make_tokenizer, pair_rows
+from tests.support.training_stage import instruction_rows, make_tokenizer, pair_rows
 
 from selfrewarding.contract.program import BadData
 from selfrewarding.data.chat import ChatEncoder

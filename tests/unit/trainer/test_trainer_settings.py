@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_stage import cpu
+from tests.support.training_stage import cpu
 
 from selfrewarding.api.algorithm import DpoSpec, SftSpec
 from selfrewarding.api.execution import TrainingSpec

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_stage import Inputs, cpu, forget_accelerate, instruction_rows, log_of, make_tokenizer, run_here
+from tests.support.training_stage import (
+    Inputs,
+    cpu,
+    forget_accelerate,
+    instruction_rows,
+    log_of,
+    make_tokenizer,
+    run_here,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfrewarding.api.algorithm import LoraSpec

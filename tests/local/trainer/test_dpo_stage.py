@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_stage import (
+from tests.support.training_stage import (
     Inputs,
     cpu,
     forget_accelerate,

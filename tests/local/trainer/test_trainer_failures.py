@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from training_stage import Inputs, surroundings
+from tests.support.training_stage import Inputs, surroundings
 
 from selfrewarding.contract.config import StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, Retry, Surroundings

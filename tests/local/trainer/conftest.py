@@ -1,15 +1,8 @@
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(
-    0, str(Path(__file__).parent)
-)  # for training_stage, which tests/local and tests/bench read too
-
-from training_stage import Inputs, prepared_inputs
+from tests.support.training_stage import Inputs, prepared_inputs
 
 
 @pytest.fixture(scope="session")

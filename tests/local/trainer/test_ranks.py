@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_stage import (
+from tests.support.training_stage import (
     Inputs,
     cpu,
     end_of,
