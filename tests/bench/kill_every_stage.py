@@ -23,9 +23,10 @@ KINDS = (
     "Prepare", "TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "Evaluate", "GeneratePrompts", "Rollout",
     "BuildPreferences", "PreferenceOptimize",
 )  # fmt: skip
-LONG = frozenset({"TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "Evaluate", "GeneratePrompts", "Rollout",
-                  "PreferenceOptimize"})  # fmt: skip
-"""Stages that are killed once they have shown progress; the others end too soon for that."""
+ASKING = frozenset({"BuildEvaluations", "Evaluate", "GeneratePrompts", "Rollout"})
+"""Stages that are killed once they have written rows."""
+TRAINING = frozenset({"TrainBaseline", "SupervisedFineTune", "PreferenceOptimize"})
+"""Stages that are killed once they have made a step; the others end too soon for either."""
 
 
 def main() -> int:
@@ -60,11 +61,13 @@ def killed_in(kind: str, artifacts: Path) -> dict[Path, bytes]:
     process = start(artifacts, log)
 
     def under_way() -> bool:
-        found = status(artifacts)
         if results(artifacts, kind):
             return True  # too quick to be met: killed right behind it
+        if kind in ASKING:
+            return any(artifacts.glob(f"{STAGES}/{kind}/*/attempts/*/*-0*.jsonl"))
+        found = status(artifacts)
         progress = found.get("progress") or {}
-        return found.get("stage") == kind and (kind not in LONG or progress.get("done", 0) > 0)
+        return found.get("stage") == kind and (kind not in TRAINING or progress.get("done", 0) > 0)
 
     wait_until(process, under_way, log)
     progress = status(artifacts).get("progress") or {}

@@ -8,8 +8,9 @@ from selfrewarding.contract.program import run_stage
 # Nothing is asked of a hub while training, and nothing is told to one.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Two threads pools (OpenMP's and torch's) that spin while they wait would take each other's cores.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# OpenMP's threads wait for each other in a loop: where other programs want the cores too, a long one makes a step take
+# ten times as long. Read when torch is loaded, so it is set before.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _run() -> int:
