@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "images/trainer"), str(ROOT / "tests/unit/trainer")]
+sys.path[:0] = [str(ROOT), str(ROOT / "operator"), str(ROOT / "images/trainer")]
 
-from training_stage import Inputs, cpu, run_program  # noqa: E402
+from tests.support.training_stage import Inputs, cpu, run_program  # noqa: E402
 
 from selfrewarding.contract.config import StageConfig  # noqa: E402 (found through the line above)
 from selfrewarding.contract.stages import StageKind  # noqa: E402

@@ -50,7 +50,7 @@ def test_stages_ask_the_service_of_their_pool() -> None:
     assert not set(environment.SERVER_URL.values()) & set(env(made, StageKind.BUILD_PREFERENCES))
 
 
-def test_rule_7_another_model_has_another_address() -> None:
+def test_survival_rule_07_another_model_has_another_address() -> None:
     made = plan()
     asked = {
         env(made, kind)[environment.SERVER_URL["policy"]] for kind in (StageKind.ROLLOUT, StageKind.EVALUATE)

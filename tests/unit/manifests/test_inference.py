@@ -42,7 +42,7 @@ def env(one: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in one["env"]}
 
 
-def test_rule_7_the_served_name_and_the_selectors_contain_the_model_key() -> None:
+def test_survival_rule_07_the_served_name_and_the_selectors_contain_the_model_key() -> None:
     made = plan()
     key = made.holders["policy"].model.key[:16]
     objects = made.pool()
@@ -59,7 +59,7 @@ def test_rule_7_the_served_name_and_the_selectors_contain_the_model_key() -> Non
         assert selector.items() <= deployment["template"]["metadata"]["labels"].items()
 
 
-def test_rule_7_servers_are_recreated_and_never_two_at_once() -> None:
+def test_survival_rule_07_servers_are_recreated_and_never_two_at_once() -> None:
     spec = plan().pool()["Deployment"]["spec"]
     assert spec["strategy"] == {"type": "Recreate"}
     assert spec["template"]["spec"]["restartPolicy"] == "Always"

@@ -40,7 +40,7 @@ def policy(text: str = "a") -> Holder:
 
 
 @given(RUN_NAMES, st.sampled_from(list(PLAN.stages)), st.integers(1, 99999))
-def test_rule_2_names_have_at_most_52_characters_and_are_dns_labels(
+def test_survival_rule_02_names_have_at_most_52_characters_and_are_dns_labels(
     name: str, kind: StageKind, attempt: int
 ) -> None:
     context, stage = run(name=name), dataclasses.replace(PLAN.stages[kind], iteration=20)
@@ -55,7 +55,7 @@ def test_rule_2_names_have_at_most_52_characters_and_are_dns_labels(
     assert len(f"{made[0]}-worker-1022") <= 63, "the pods of the largest PyTorchJob"
 
 
-def test_rule_2_names_differ_by_attempt_uid_key_and_iteration_and_are_the_same_again() -> None:
+def test_survival_rule_02_names_differ_by_attempt_uid_key_and_iteration_and_are_the_same_again() -> None:
     names = [
         stage_name(run(), rollout(), 1),
         stage_name(run(), rollout(), 2),
@@ -68,7 +68,7 @@ def test_rule_2_names_differ_by_attempt_uid_key_and_iteration_and_are_the_same_a
     assert stage_name(run(), rollout(), 1) == names[0]
 
 
-def test_rule_2_runs_whose_long_names_begin_alike_do_not_meet() -> None:
+def test_survival_rule_02_runs_whose_long_names_begin_alike_do_not_meet() -> None:
     long = "self-rewarding-llama-on-everything-we-have-got-in-the-"
     first = stage_name(run(name=f"{long}first", uid="1"), rollout(), 1)
     assert first != stage_name(run(name=f"{long}second", uid="2"), rollout(), 1)

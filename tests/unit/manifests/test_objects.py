@@ -122,7 +122,7 @@ def test_names_are_unique_among_objects_of_one_kind(made: Plan) -> None:
 
 
 @every_plan
-def test_rule_2_config_maps_are_immutable_and_suspend_is_never_rendered(made: Plan) -> None:
+def test_survival_rule_02_config_maps_are_immutable_and_suspend_is_never_rendered(made: Plan) -> None:
     for one in made.everything():
         assert '"suspend"' not in json.dumps(one)
         if one["kind"] == "ConfigMap":
@@ -151,7 +151,7 @@ def test_pods_pass_the_restricted_level(made: Plan) -> None:
 
 
 @every_plan
-def test_rule_13_no_path_or_address_stands_in_a_command(made: Plan) -> None:
+def test_survival_rule_13_no_path_or_address_stands_in_a_command(made: Plan) -> None:
     for template in pods(made):
         for one in containers(template):
             for word in [*one["command"], *one.get("args", [])]:
@@ -162,7 +162,7 @@ def test_rule_13_no_path_or_address_stands_in_a_command(made: Plan) -> None:
 
 
 @every_plan
-def test_rule_13_every_path_in_the_environment_lies_below_a_mount(made: Plan) -> None:
+def test_survival_rule_13_every_path_in_the_environment_lies_below_a_mount(made: Plan) -> None:
     for template in pods(made):
         for one in containers(template):
             mounts = [mount["mountPath"] for mount in one["volumeMounts"]] + [one["terminationMessagePath"]]
