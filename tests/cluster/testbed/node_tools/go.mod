@@ -1,0 +1,3 @@
+module node-tools
+
+go 1.22
