@@ -12,12 +12,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from selfrewarding.contract.artifacts import PROMPTS, ROLLOUT
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.support.small_run import STAGES, kill_tree, prepare, results, rows, start, status, tail, wait_until
+from tests.support.small_run import (
+    STAGES,
+    identities,
+    kill_tree,
+    prepare,
+    results,
+    rows,
+    start,
+    status,
+    tail,
+    wait_until,
+)
 
 KINDS = (
     "Prepare", "TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "Evaluate", "GeneratePrompts", "Rollout",
@@ -104,16 +114,6 @@ def compare(quiet: Path, killed: Path, frozen: dict[Path, bytes]) -> int:
         else f"{len(wrong)} differences"
     )
     return 1 if wrong else 0
-
-
-def identities(found: list[dict[str, Any]]) -> list[Any]:
-    """Ids and seeds of rows, without texts: those differ in the last bits under batching (survival rule 12)."""
-    return [
-        (row["id"] if "id" in row else row["key"],
-         [(answer["seed"], [(one["round"], one["sample"], one["seed"]) for one in answer["judgements"]])
-          for answer in row.get("responses", [])])
-        for row in found
-    ]  # fmt: skip
 
 
 if __name__ == "__main__":

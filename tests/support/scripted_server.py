@@ -110,8 +110,11 @@ class ScriptedServer:
         delay: float = 0.0,
         port: int = 0,
         slots: int | None = None,
+        key: str | None = None,
     ) -> None:
         self.model = model
+        self.key = key
+        """Bearer token that /v1 asks for, as vLLM does."""
         self.reply = reply
         self.delay = delay
         self.slots = slots
@@ -189,7 +192,12 @@ class ScriptedServer:
         await self._finished.wait()
         await self._runner.cleanup()
 
+    def _is_refused(self, request: web.Request) -> bool:
+        return self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}"
+
     async def _models(self, request: web.Request) -> web.Response:
+        if self._is_refused(request):
+            return web.json_response({"error": "Unauthorized"}, status=401)
         return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model"}]})
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -203,6 +211,8 @@ class ScriptedServer:
         )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
+        if self._is_refused(request):
+            return web.json_response({"error": "Unauthorized"}, status=401)
         body = await request.json()
         asked = Asked(
             request.path, body, {k.lower(): v for k, v in request.headers.items()}, len(self.requests)

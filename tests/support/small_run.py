@@ -125,3 +125,13 @@ def rows(artifacts: Path, kind: str, name: str) -> list[dict[str, Any]]:
 def chunk_rows(chunk: bytes) -> list[dict[str, Any]]:
     """The rows of a chunk, without what the chunk says of itself."""
     return [row for row in map(json.loads, chunk.splitlines()) if "key" in row and "type" in row]
+
+
+def identities(found: list[dict[str, Any]]) -> list[Any]:
+    """Ids and seeds of rows, without texts: those differ in the last bits under batching (survival rule 12)."""
+    return [
+        (row["id"] if "id" in row else row["key"],
+         [(answer["seed"], [(one["round"], one["sample"], one["seed"]) for one in answer["judgements"]])
+          for answer in row.get("responses", [])])
+        for row in found
+    ]  # fmt: skip

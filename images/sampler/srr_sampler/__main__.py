@@ -2,6 +2,7 @@
 
     python -m srr_sampler                 the stage that SRR_STAGE_CONFIG describes
     python -m srr_sampler fetch-model     a serving pod's init container
+    python -m srr_sampler retire          clears a deleted run's artifacts away
 
 Must not: import a stage's module before it is asked for. Resolve starts in a fraction of a second that way;
 transformers and numpy take seconds. Neighbours: `contract.program` is the frame that tells how a program ended.
@@ -30,6 +31,7 @@ from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.failures import stage_failure
 
 FETCH_MODEL = "fetch-model"
+RETIRE = "retire"
 _MODULES = {
     StageKind.PREPARE: "prepare",
     StageKind.RESOLVE: "resolve",
@@ -49,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     if given == [FETCH_MODEL]:
         return run_program(_fetch_model, translate=stage_failure)
+    if given == [RETIRE]:
+        return run_program(_retire, translate=stage_failure)
     if given:
-        sys.stderr.write(f"unknown arguments {' '.join(given)!r}: expected none, or {FETCH_MODEL}\n")
+        sys.stderr.write(f"unknown arguments {' '.join(given)!r}: expected none, {FETCH_MODEL} or {RETIRE}\n")
         return ExitCode.BAD_CONFIGURATION
     return run_stage(_run, translate=stage_failure)
 
@@ -68,6 +72,11 @@ def _run(config: StageConfig, here: Surroundings) -> StageResult | TerminationMe
 def _fetch_model() -> None:
     fetch_model: Callable[[], None] = import_module("srr_sampler.fetch_model").main
     fetch_model()
+
+
+def _retire() -> TerminationMessage:
+    retire: Callable[[], TerminationMessage] = import_module("srr_sampler.retire").main
+    return retire()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

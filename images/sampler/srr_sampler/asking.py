@@ -20,12 +20,14 @@ from selfrewarding.contract.artifacts import attempt_prefix, stage_prefix
 from selfrewarding.contract.config import ServedModel, StageConfig
 from selfrewarding.contract.program import BadConfiguration, Retry, Surroundings, report_progress
 from selfrewarding.contract.result import FileRef, StageResult
+from selfrewarding.contract.server_key import server_key
 from selfrewarding.data.errors import DataError
 from selfrewarding.store.digests import digest_bytes
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.failures import stage_failure
 from selfrewarding.store.locate import open_store
 from selfrewarding.store.protocol import ArtifactStore
+from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result
 from srr_sampler.client import CompletionClient
 
@@ -71,7 +73,14 @@ class Stage:
             raise BadConfiguration(
                 f"no address for the {role} server: the environment variable {variable} is not set"
             )
-        client = CompletionClient(role, self.config.servers[role], urls, pods=self.config.execution.shards)
+        served = self.config.servers[role]
+        client = CompletionClient(
+            role,
+            served,
+            urls,
+            pods=self.config.execution.shards,
+            key=server_key(os.environ, run_uid=self.config.run.uid, served_name=served.name),
+        )
         self.clients.append(client)
         return client
 
@@ -117,6 +126,7 @@ def run_asking(
     """
     stage = Stage(config, here, open_store(config.store))
     try:
+        refer(stage.store, config.run, stage.prefix)
         found = find_result(stage.store, config.kind, config.key)
         return found if found is not None else asyncio.run(_until_deadline(stage, work))
     except (StoreError, DataError) as error:

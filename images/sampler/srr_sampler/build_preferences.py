@@ -25,6 +25,7 @@ from selfrewarding.data.pairs import PairSettings, PairSummary, Positive, Prefer
 from selfrewarding.data.rows import Message
 from selfrewarding.data.scores import as_number, exact, mean
 from selfrewarding.store import open_store
+from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, read_jsonl, require_result, upload_files
 
 EXPECTED_MARGIN = Fraction(1, 4)
@@ -64,6 +65,7 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
         raise BadConfiguration(f"the stage {config.kind} came with parameters of {parameters.kind}")
     settings = pair_settings(parameters, seed=config.seed)
     store = open_store(config.store)
+    refer(store, config.run, stage_prefix(config.kind, config.key))
     done = find_result(store, config.kind, config.key)
     if done is not None:
         return done

@@ -3,7 +3,8 @@
 Purpose: keep a server's queue full without flooding it, and come through everything that a server may do meanwhile:
 refuse, restart, answer half a document, serve the previous model for a while. Requests are repeated with the same seed,
 so a repetition changes nothing.
-Must not: know what a prompt means; keep a request beyond the stage's deadline (the stage's frame cancels it).
+Must not: know what a prompt means; let the key into a message or a log; keep a request beyond the stage's deadline (the
+stage's frame cancels it).
 Neighbours: `replicas` chooses the server, `sampling` makes the documents.
 
 aiohttp and not httpx or the openai package, by measurement: with 512 requests in flight a request costs 0.23 ms of CPU
@@ -23,7 +24,7 @@ from typing import Any
 import aiohttp
 
 from selfrewarding.contract.config import ServedModel
-from selfrewarding.contract.program import BadConfiguration, Retry
+from selfrewarding.contract.program import BadConfiguration, Retry, ServerKeyRefused
 from srr_sampler.replicas import Replica, ReplicaSet, Resolve
 from srr_sampler.sampling import CompletionRequest
 
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES = 8
 """How often one request may fail on servers that are otherwise fine, before the attempt is given up."""
 _SHOWN = 500
+
+REFUSED_SECONDS = 60.0
+"""How long every replica must refuse our key before it is taken for good: a server of an earlier attempt, with an older
+key, may answer for a moment while the new ones start."""
 
 # The server closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE); ours must be quicker, or a request goes
 # out on a connection that is just being closed.
@@ -94,11 +99,19 @@ class CompletionClient:
         served: the model and its limits.
         urls: the value of the environment variable for the role.
         pods: that ask the same server at the same time; each fills its share of the queue.
+        key: bearer token that the server asks for, None if it asks for none.
         resolve: for tests; DNS otherwise.
     """
 
     def __init__(
-        self, role: str, served: ServedModel, urls: str, *, pods: int = 1, resolve: Resolve | None = None
+        self,
+        role: str,
+        served: ServedModel,
+        urls: str,
+        *,
+        pods: int = 1,
+        key: str | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         if not urls.strip(" ,"):
             raise BadConfiguration(
@@ -117,12 +130,14 @@ class CompletionClient:
             resolve=resolve,
         )
         self._session: aiohttp.ClientSession | None = None
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._refused_since: float | None = None
         self.repeated = 0
         """Requests that had to be sent again."""
 
     async def __aenter__(self) -> "CompletionClient":
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, socket_factory=_socket)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=self._headers)
         await self._replicas.__aenter__()
         return self
 
@@ -150,6 +165,7 @@ class CompletionClient:
         Raises:
             BadConfiguration: the server refuses the request itself (HTTP 400 and the like).
             Retry: the request failed time and again on a server that is there.
+            ServerKeyRefused: no server took our key for a while.
         """
         body = json.dumps(request.body(self.served.name), separators=(",", ":")).encode()
         failures = 0
@@ -203,6 +219,8 @@ class CompletionClient:
         try:
             async with self._http.get(f"{address}/v1/models", timeout=_PROBE_TIMEOUT) as response:
                 content = await response.read()
+                if response.status == 401:
+                    return self._refused()
                 if response.status != 200:
                     return f"HTTP {response.status} from /v1/models"
         except (aiohttp.ClientError, OSError) as error:
@@ -212,8 +230,26 @@ class CompletionClient:
         except (ValueError, KeyError, TypeError):
             return "no list of models from /v1/models"
         if self.served.name in names:
+            self._refused_since = None
             return None
         return f"it serves {', '.join(names) or 'no model'}, not {self.served.name}"
+
+    def _refused(self) -> str:
+        """A replica refuses our key: what is wrong. Where all have done so for long, nothing is waited for any more."""
+        now = asyncio.get_running_loop().time()
+        problem = "it refuses this pod's key"
+        if any(replica.ready for replica in self._replicas.replicas):
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= REFUSED_SECONDS:
+            self._replicas.fail(
+                ServerKeyRefused(
+                    f"every {self.role} server refuses the key that this pod derives from its store credentials: the "
+                    "Secret was changed after the servers had started. They are started again."
+                )
+            )
+        return problem
 
     async def _post(self, replica: Replica, body: bytes, request: CompletionRequest) -> Completions:
         try:
@@ -228,6 +264,8 @@ class CompletionClient:
             raise _Lost(_reason(error), sent=True) from error
         if status == 200:
             return _read(content, request)
+        if status == 401:
+            raise _Lost(self._refused(), sent=False)
         said = error_text(content)
         if status in {429, 503}:
             raise _Busy(f"HTTP {status}: {said}", retry_seconds(retry_after))

@@ -2,11 +2,12 @@
 
     python -m srr_sampler fetch-model
 
-Reads a ServeConfig. With `serving.load: Copy` the whole folder comes; with Streamer all but the weights, and a
-configuration file that tells vLLM from where to stream those. A model of the run gets Prepare's tokenizer, with the
-run's chat template; a fixed one keeps its own.
+Reads a ServeConfig. With `serving.load: Copy` the whole folder comes; with Streamer all but the weights. A model of the
+run gets Prepare's tokenizer, with the run's chat template; a fixed one keeps its own. Beside the model stands vLLM's
+configuration file: with the key that the server asks for, and with Streamer where to stream the weights from.
 
-Must not: change a file in place (they may be hard links into the artifact folder); import transformers or torch.
+Must not: change a file in place (they may be hard links into the artifact folder); import transformers or torch; print
+the key or write it anywhere else.
 Neighbours: `manifests.inference` renders the container; `store` fetches and checks.
 """
 
@@ -23,6 +24,7 @@ from selfrewarding.contract.artifacts import MODEL, TOKENIZER, stage_prefix
 from selfrewarding.contract.config import ServeConfig
 from selfrewarding.contract.program import BadConfiguration, ParentMissing, read_serve_config, report_progress
 from selfrewarding.contract.result import StageResult
+from selfrewarding.contract.server_key import server_key
 from selfrewarding.store import ArtifactStore, fetch_model, open_store
 from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.results import download_folder, require_result
@@ -30,6 +32,8 @@ from srr_sampler.model_checks import TOKENIZER_FILES, complete
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _POLL_SECONDS = 5.0
+_READABLE_BY_THE_SERVER = 0o640
+"""The server runs as the same user; where a pod template gives it another one, both are in the volume's group."""
 
 
 def main(env: Mapping[str, str] = os.environ) -> None:
@@ -49,9 +53,8 @@ def main(env: Mapping[str, str] = os.environ) -> None:
             address = _fixed_model(config, folder, total, streamed=streamed)
     if config.prepare is not None:
         _replace_tokenizer(store, require_result(store, config.prepare), folder)
-    if streamed:
-        _write_server_config(env, address)
-    else:
+    _write_server_config(env, config, address if streamed else None)
+    if not streamed:
         complete(FolderStore(folder.resolve()), field=f"the model {config.model.name}")
 
 
@@ -137,14 +140,33 @@ def _replace_tokenizer(store: ArtifactStore, prepared: StageResult, folder: Path
     download_folder(store, prepared, TOKENIZER, folder)
 
 
-def _write_server_config(env: Mapping[str, str], address: str) -> None:
+def _write_server_config(env: Mapping[str, str], config: ServeConfig, address: str | None) -> None:
+    """Write vLLM's configuration file. Raises BadConfiguration."""
     named = env.get(environment.SERVER_CONFIG)
     if not named:
+        raise BadConfiguration(f"{environment.SERVER_CONFIG} is not set: vLLM reads the file that it names")
+    options: dict[str, str] = {}
+    if address is not None:
+        options["model"] = address
+    key = server_key(env, run_uid=config.run.uid, served_name=config.served_name)
+    if key is not None:
+        options["api-key"] = key
+    # A JSON string is a YAML string, whatever its characters, and never a number. vLLM takes no empty document.
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in options.items()] or ["{}\n"]
+    target = Path(named)
+    unfinished = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        # A new file from the start, with its mode: what stood under the name may be a hard link into the store.
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _READABLE_BY_THE_SERVER)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        unfinished.replace(target)
+    except OSError as error:
         raise BadConfiguration(
-            f"{environment.SERVER_CONFIG} is not set: with serving.load Streamer vLLM reads it"
-        )
-    # A JSON string is a YAML string, whatever characters the address has.
-    Path(named).write_text(f"model: {json.dumps(address)}\n", encoding="utf-8")
+            f"{environment.SERVER_CONFIG}={named} cannot be written: {error.strerror}"
+        ) from None
 
 
 class _Total:

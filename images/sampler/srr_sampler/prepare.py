@@ -35,6 +35,7 @@ from selfrewarding.data.judge_prompt import JudgePrompt, judge_prompt, judge_pro
 from selfrewarding.data.seed_rows import Evaluation, Instruction, RankedPrompt
 from selfrewarding.store import ArtifactStore, fetch_model, open_store
 from selfrewarding.store.folder import FolderStore
+from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, upload_files
 from srr_sampler import settings_report
 from srr_sampler.length_checks import Fitting, LengthChecks
@@ -75,6 +76,7 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
         raise BadConfiguration(f"the stage {config.kind} came with parameters of {parameters.kind}")
     store = open_store(config.store)
     store.check_writable()
+    refer(store, config.run, stage_prefix(config.kind, config.key))
     done = find_result(store, config.kind, config.key)
     if done is not None:
         return done

@@ -7,7 +7,7 @@ Neighbours: `prepare` runs its checks inside; `contract.program` turns the failu
 
 from types import TracebackType
 
-from selfrewarding.contract.program import BadConfiguration, BadData, Retry, StageFailure
+from selfrewarding.contract.program import BadConfiguration, BadData, Retry, StageFailure, StoreUnavailable
 from selfrewarding.data.errors import DataError
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.failures import stage_failure
@@ -30,13 +30,18 @@ class Problems:
     def stop_if_any(self) -> None:
         """Raise what was found: the failure itself if it is one, else all of them in one.
 
-        Raises BadData if only data is to be corrected, else BadConfiguration.
+        Raises StoreUnavailable if anything is wrong with a store (then it is tried again, and the rest told again), BadData
+        if only data is to be corrected, else BadConfiguration.
         """
         if not self._found:
             return
         if len(self._found) == 1:
             raise self._found[0]
-        kind = BadData if all(isinstance(failure, BadData) for failure in self._found) else BadConfiguration
+        kind: type[StageFailure] = BadConfiguration
+        if any(isinstance(failure, StoreUnavailable) for failure in self._found):
+            kind = StoreUnavailable
+        elif all(isinstance(failure, BadData) for failure in self._found):
+            kind = BadData
         listed = "\n".join(f"{number}. {failure}" for number, failure in enumerate(self._found, 1))
         raise kind(f"{len(self._found)} problems:\n{listed}")
 
@@ -55,6 +60,8 @@ class Collecting:
     ) -> bool:
         if not isinstance(error, StageFailure | StoreError | DataError):
             return False
+        if isinstance(error, StoreError) and error.retryable:
+            return False  # it does not answer: each further question would wait as long
         failure = error if isinstance(error, StageFailure) else stage_failure(error)
         if failure is None or isinstance(failure, Retry):
             return False

@@ -90,6 +90,7 @@ class ReplicaSet:
         self._numbers = itertools.count()
         self._resolve_problem = "not resolved yet"
         self._next_resolve = 0.0
+        self._failure: Exception | None = None
         self._stirred = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -153,7 +154,17 @@ class ReplicaSet:
         replica.held_until = max(replica.held_until, loop.time() + seconds)
         loop.call_later(seconds + 0.01, self._serve_waiting)
 
+    def fail(self, error: Exception) -> None:
+        """No replica will ever be of use: raise `error` wherever a place is waited for, now and later."""
+        self._failure = error
+        for waiting in self._waiting:
+            if not waiting.place.done():
+                waiting.place.set_exception(error)
+        self._waiting.clear()
+
     async def _take(self, weight: int, prefer: str | None, *, first: bool) -> Replica:
+        if self._failure is not None:
+            raise self._failure
         future: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
         heapq.heappush(
             self._waiting, _Waiting(0 if first else 1, next(self._numbers), weight, prefer, future)
@@ -162,7 +173,7 @@ class ReplicaSet:
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and future.exception() is None:
                 self._give_back(future.result(), weight)
             raise
 

@@ -1,6 +1,8 @@
 """The Resolve stage: which results of a plan are in the store already, and their summaries.
 
 Purpose: let the operator, which never reads the store, learn what is done without asking for a GPU.
+What it finds, the run uses from now on: it leaves the mark of that (`store.references`).
+
 Must not: write a result of its own; say more than a termination message may hold (Kubernetes keeps 4,096 bytes):
 keys that do not fit are left out of both lists, and the planner asks for them again.
 Neighbours: `contract.program` writes the message; `store.results` reads the results.
@@ -14,7 +16,7 @@ from selfrewarding.contract.program import BadConfiguration, Surroundings, repor
 from selfrewarding.contract.result import StageResult, TerminationMessage, summary_of
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store import open_store
-from selfrewarding.store.results import find_result
+from selfrewarding.store.references import find_and_refer
 
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes' limit of a container's termination message."""
@@ -28,9 +30,11 @@ def main(config: StageConfig, here: Surroundings) -> TerminationMessage:
     if not isinstance(parameters, ResolveParameters):
         raise BadConfiguration(f"the stage {config.kind} came with parameters of {parameters.kind}")
     store = open_store(config.store)
+    # After a failure of the store this stage runs first: what comes next must be able to write there, not only to read.
+    store.check_writable()
 
     def find(stage: tuple[StageKind, str]) -> StageResult | None:
-        return find_result(store, *stage)
+        return find_and_refer(store, config.run, *stage)
 
     with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="resolve") as pool:
         results = list(pool.map(find, parameters.stages))

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from selfrewarding.contract import environment
 from selfrewarding.contract.config import StageConfig
-from selfrewarding.contract.program import BadConfiguration, BadData, StageFailure, Surroundings
+from selfrewarding.contract.program import (
+    BadConfiguration,
+    BadData,
+    PeerLost,
+    Retry,
+    StageFailure,
+    Surroundings,
+)
 from selfrewarding.contract.result import StageResult, parse_termination
 from selfrewarding.data.chat import ChatTemplateError
 from selfrewarding.store.failures import stage_failure
@@ -24,6 +31,8 @@ _LOST = (
     "Connection reset by peer",
     "NCCL",
     "DistBackendError",
+    "Timed out waiting",
+    "collective operation timeout",
 )
 
 
@@ -41,33 +50,41 @@ def translate(error: Exception) -> StageFailure | None:
 
 
 def quiet_after_others(main: StageMain) -> StageMain:
-    """`main`, but a rank that fails because another one did ends with 1 and writes nothing."""
+    """`main`, but a rank that fails because another one did says only that; where that one has told why, nothing."""
 
     def run(config: StageConfig, here: Surroundings) -> StageResult | None:
         try:
             return main(config, here)
         except Exception as error:
-            if _told_already() or _lost_connection(error):
+            lost = _lost_connection(error)
+            told = _told_already()
+            if told is not None and (told != PeerLost.failure or lost or isinstance(error, Retry)):
                 raise SystemExit(1) from error
-            raise
+            if not lost:
+                raise
+            first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise PeerLost(
+                f"rank {here.rank} lost the other ranks ({first}): one of them, its node or the network failed; the "
+                "stage goes on from its last checkpoint."
+            ) from error
 
     return run
 
 
-def _told_already() -> bool:
-    """Whether another rank of this pod has written why it failed; it does so before its connections close."""
+def _told_already() -> str | None:
+    """The failure that another rank of this pod has written; it does so before its connections close."""
     path = os.environ.get(environment.TERMINATION)
     if not path or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
-        return False
+        return None
     try:
         message = parse_termination(Path(path).read_text(encoding="utf-8"))
     except OSError:
-        return False
-    return message is not None and message.failure is not None
+        return None
+    return message.failure if message is not None else None
 
 
 def _lost_connection(error: Exception) -> bool:
-    """Whether a collective broke off: the reason is elsewhere, and without a message it counts as infrastructure."""
+    """Whether a collective broke off or ran into its time limit (NCCL's and gloo's words): the reason is elsewhere."""
     if isinstance(error, StageFailure) or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
     text = f"{type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ from selfrewarding.contract.program import BadConfiguration, Surroundings
 from selfrewarding.contract.result import StageResult
 from selfrewarding.data.chat import ChatEncoder
 from selfrewarding.store import ArtifactStore, open_store
+from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, upload_files
 from srr_trainer import models, saving
 from srr_trainer.card import model_card
@@ -74,6 +75,8 @@ def main(config: StageConfig, here: Surroundings) -> StageResult | None:
     check_optimizer(spec, training)
     store = open_store(config.store)
     ranks = start_ranks(training)
+    if ranks.first:
+        refer(store, config.run, stage_prefix(config.kind, config.key))
     done = ranks.broadcast(find_result(store, config.kind, config.key) if ranks.first else None)
     if done is not None:
         return done if ranks.first else None
@@ -253,6 +256,8 @@ def _build(stage: Stage, tokenizer: Any, rows: Rows, order: list[int]) -> Built:
         ld_alpha=spec.length_desensitization,
         bfloat16=plan.bfloat16,
     )
+    if ranks.first:
+        refer(stage.store, config.run, reference.folder)
     return dpo.build_trainer(
         spec,
         training,

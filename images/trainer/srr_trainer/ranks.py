@@ -14,6 +14,7 @@ from typing import Any
 
 from selfrewarding.api.execution import TrainingSpec
 from selfrewarding.contract.program import BadConfiguration
+from srr_trainer.operators import use_compiled_cpu_adam
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Ranks wait this long for each other: while rank 0 uploads a large model, the others stand at a barrier."""
@@ -147,6 +148,8 @@ def _join(ranks: Ranks) -> None:
     if ranks.device == "cpu":
         # DeepSpeed would compile its shared-memory collectives for a minute and a half; gloo serves as well here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        use_compiled_cpu_adam()
     # Before the trainer is built: DeepSpeed reads the number of ranks when its configuration is checked.
     if not dist.is_initialized():
         deepspeed.init_distributed(

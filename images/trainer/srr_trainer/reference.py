@@ -51,7 +51,9 @@ class ReferenceStore:
                 "bfloat16": bfloat16,
             }
         )
-        self._path = f"stages/ReferenceLogProbs/{self.digest}/logprobs.jsonl"
+        self.folder = f"stages/ReferenceLogProbs/{self.digest}"
+        """Folder of the artifact in the store."""
+        self._path = f"{self.folder}/logprobs.jsonl"
 
     @property
     def where(self) -> str:

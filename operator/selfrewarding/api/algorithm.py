@@ -4,7 +4,7 @@ Numbers that the paper (arXiv 2401.10020) states are in the preset `paper-2401.1
 here are ours and are recorded with the results.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,14 @@ class OptimisationSpec(ApiModel):
     """Number format of the computation; master weights are float32. Auto: BFloat16 on GPUs, Float32 on CPUs."""
     lora: LoraSpec | None = None
     """Train adapters instead of all weights."""
+
+    # Where a value is absent, the preset or the default stands for it, which the API server does not know.
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.minLearningRate) || !has(self.learningRate) || self.minLearningRate <= self.learningRate",
+            "minLearningRate is above learningRate: the cosine decays from learningRate to minLearningRate",
+        ),
+    )
 
     @model_validator(mode="after")
     def _floor_below_peak(self) -> "OptimisationSpec":
@@ -172,6 +180,13 @@ class ScoresSpec(ApiModel):
     decimals: bool = False
     """Whether 3.5 is a score."""
 
+    cel_rules = (
+        Rule(
+            "!has(self.minimum) || !has(self.maximum) || self.maximum > self.minimum",
+            "judge.scores.maximum must be above judge.scores.minimum",
+        ),
+    )
+
     @model_validator(mode="after")
     def _order(self) -> "ScoresSpec":
         if self.maximum <= self.minimum:
@@ -216,6 +231,15 @@ class JudgeSpec(ApiModel):
         Rule(
             "!has(self.scoring) || self.scoring != 'Expected' || !has(self.format) || self.format == 'Structured'",
             "judge.scoring Expected needs judge.format Structured",
+        ),
+        Rule(
+            "!has(self.minValid) || !has(self.samples) || self.minValid <= self.samples",
+            "judge.minValid is above judge.samples: no answer could ever count",
+        ),
+        Rule(
+            "!has(self.format) || self.format != 'Structured' || !has(self.scores) || !has(self.scores.decimals) || "
+            "!self.scores.decimals",
+            "judge.format Structured chooses among whole scores: set judge.scores.decimals to false",
         ),
     )
 
@@ -292,6 +316,7 @@ class DpoSpec(OptimisationSpec):
     """Model that DPO is held to: M_(t-1) (the paper), M1, or a fixed one by its URI."""
 
     cel_rules = (
+        *OptimisationSpec.cel_rules,
         Rule(
             "!has(self.lossWeights) || !has(self.loss) || size(self.lossWeights) == size(self.loss)",
             "dpo.lossWeights needs one weight for each of dpo.loss",

@@ -29,9 +29,10 @@ class Credentials(ApiModel):
 
     secret_name: SecretName | None = None
     """Secret in the run's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and, if needed,
-    AWS_SESSION_TOKEN)."""
+    AWS_SESSION_TOKEN). The run's servers ask for a key that its pods derive from it."""
     service_account_name: SecretName | None = None
-    """ServiceAccount that gives the pods an identity which may use the bucket (for example an IAM role)."""
+    """ServiceAccount that gives the pods an identity which may use the bucket (for example an IAM role). Its pods share no
+    secret, so the run's servers have no key: their NetworkPolicy alone says who may ask them."""
 
     cel_rules = (
         Rule(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from selfrewarding.api.base import ApiModel
+from selfrewarding.api.base import ApiModel, Rule
 
 Device = Literal["Cuda", "Cpu"]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
@@ -70,6 +70,17 @@ class DeepSpeedSpec(ApiModel):
     """Keep the optimizer state in host memory."""
     offload_parameters: bool = False
     """Keep the weights in host memory (ZeRO-3)."""
+
+    cel_rules = (
+        Rule(
+            "!has(self.offloadParameters) || !self.offloadParameters || !has(self.zeroStage) || self.zeroStage == 3",
+            "deepspeed.offloadParameters needs deepspeed.zeroStage 3",
+        ),
+        Rule(
+            "!has(self.offloadOptimizer) || !self.offloadOptimizer || !has(self.zeroStage) || self.zeroStage != 0",
+            "deepspeed.offloadOptimizer needs deepspeed.zeroStage 1, 2 or 3",
+        ),
+    )
 
     @model_validator(mode="after")
     def _offload_needs_zero3(self) -> "DeepSpeedSpec":
@@ -176,6 +187,7 @@ class RetentionSpec(ApiModel):
     """What is kept."""
 
     on_delete: Literal["Keep", "Delete"] = "Keep"
-    """Whether deleting the run deletes its artifacts; those that other runs share are kept."""
+    """Whether deleting the run deletes its artifacts, by a Job that the deletion waits for; those that other runs share are
+    kept. If it cannot (no Secret, no store), the run goes within minutes all the same and an event says what is left."""
     checkpoints: Literal["Delete", "Keep"] = "Delete"
     """What happens to a training stage's checkpoints once the stage is done."""

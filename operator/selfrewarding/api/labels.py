@@ -22,6 +22,9 @@ HOLDER = f"{GROUP}/holder"
 """On pods of a serving pool: `<model key, 16 hex digits>-<pool>`; Services select by it."""
 ARTIFACT = f"{GROUP}/artifact"
 """Hash of (artifacts URI, stage key): finds a child of another run that computes the same result."""
+RUN_UID = f"{GROUP}/run-uid"
+"""On the Job that clears a deleted run's artifacts away, in place of an owner: it must outlive what is deleted with the
+run (with foreground deletion Kubernetes deletes all that the run owns at once)."""
 
 APPROVE = f"{GROUP}/approve"
 """Annotation by which a person lets a gate that holds go on: the number of the iteration."""

@@ -82,6 +82,15 @@ class SelfRewardingRunSpec(ApiModel):
             "has(self.preset) == has(oldSelf.preset) && (!has(self.preset) || self.preset == oldSelf.preset)",
             "preset cannot be changed: set the fields themselves, or make a new run",
         ),
+        Rule(
+            "!has(self.serving) || !has(self.serving.judge) || (has(self.judge) && has(self.judge.modelUri))",
+            "serving.judge is a pool for a dedicated judge: set judge.modelUri too",
+        ),
+        Rule(
+            "!has(self.serving) || !has(self.serving.promptWriter) || (has(self.promptGeneration) && "
+            "has(self.promptGeneration.writer) && has(self.promptGeneration.writer.modelUri))",
+            "serving.promptWriter is a pool for a fixed prompt writer: set promptGeneration.writer.modelUri too",
+        ),
     )
 
     @model_validator(mode="after")
@@ -148,6 +157,9 @@ class StageSummary(ApiModel):
     """Digests of the seed sets and of M0 (Prepare only)."""
     seconds: float | None = None
     """Time from the attempt's start to its result."""
+    handover_seconds: float | None = None
+    """How long the GPUs were on their way to this stage: from the end of the last stage that used them until its own
+    servers answered or its own pods ran. Absent where it took over servers that were there."""
 
 
 class StageAttempts(ApiModel):
@@ -165,11 +177,13 @@ class StageAttempts(ApiModel):
     """Why the last attempt failed, or what it waits for before it is tried again."""
     failure: str | None = None
     """Class of the last failure: BadConfiguration, BadData, OutOfMemory (these three end the run until its spec changes),
-    ParentMissing, Retry, Unknown or Infrastructure."""
+    ParentMissing, StoreUnavailable, ServerKeyRefused, NotStarted, Retry, Unknown or Infrastructure."""
     not_before: str | None = None
     """The next attempt waits until then (RFC 3339)."""
     progress: int = 0
     """Rows or steps that were done when the last attempt ended."""
+    handover_seconds: float | None = None
+    """How long the GPUs were on their way to this stage."""
 
 
 class ModelStatus(ApiModel):
@@ -188,7 +202,7 @@ class ModelStatus(ApiModel):
     gate: Literal["Promoted", "Held", "Stopped", "RolledBack"] | None = None
     """What the gate decided."""
     gate_message: str | None = None
-    """Why."""
+    """Why the gate decided so."""
 
 
 class Progress(ApiModel):

@@ -3,12 +3,16 @@
 stages/<kind>/<key>/result.json                 written last, once, by If-None-Match; names the files below
 stages/<kind>/<key>/attempts/<pod uid>/…        everything a pod writes: row chunks, models, checkpoints
 stages/<kind>/<key>/shards/<index>.json         a finished shard of an Indexed Job
+stages/<kind>/<key>/runs/<run uid>              this run uses the stage: whoever deletes another run keeps it
 runs/<namespace>/<name>/…                       index, report and lineage of a run
+runs/<namespace>/<name>/<run uid>/stages/…      the same marks by run: the stages that it uses
 """
 
 from selfrewarding.contract.stages import StageKind
 
 RESULT = "result.json"
+USERS = "runs"
+"""Folder of a stage's marks of the runs that use it."""
 
 INSTRUCTIONS = "instructions.jsonl"
 """Prepare: IFT rows {"key", "messages"}; the last message is the target."""
@@ -53,6 +57,16 @@ def attempt_prefix(kind: StageKind, key: str, pod_uid: str) -> str:
 def shard_key(kind: StageKind, key: str, index: int) -> str:
     """Marker of a finished shard of an Indexed Job."""
     return f"{stage_prefix(kind, key)}/shards/{index}.json"
+
+
+def user_key(stage: str, run_uid: str) -> str:
+    """Mark in a stage's folder (`stage_prefix`) that a run uses it."""
+    return f"{stage}/{USERS}/{run_uid}"
+
+
+def used_key(namespace: str, name: str, run_uid: str, stage: str) -> str:
+    """Mark in a run's folder that it uses a stage (`stage_prefix`)."""
+    return f"{run_prefix(namespace, name)}/{run_uid}/{stage}"
 
 
 def run_prefix(namespace: str, name: str) -> str:

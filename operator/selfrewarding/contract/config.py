@@ -198,11 +198,21 @@ class StageConfig(ApiModel):
 
 
 class ServeConfig(ApiModel):
-    """What a serving pod's init container needs: the model to copy."""
+    """What a serving pod's init container needs: the model to copy, and the name that its server answers to."""
 
     contract: int
     run: RunRef
     store: str
+    served_name: str
+    """Served model name; the server's key is derived from it."""
     prepare: StageRef | None = None
     """Its tokenizer, with the chat template of the run, replaces the model's own. Absent for fixed models: they keep theirs."""
     model: ModelRef
+
+
+class RetireConfig(ApiModel):
+    """What the Job that clears a deleted run's artifacts away needs; it comes as an environment variable."""
+
+    contract: int
+    run: RunRef
+    store: str

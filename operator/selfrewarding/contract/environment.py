@@ -23,8 +23,12 @@ MODEL_DIR = "SRR_MODEL_DIR"
 MODEL_LOAD = "SRR_MODEL_LOAD"
 """Serving pods, init container: Copy (all files go to SRR_MODEL_DIR), or Streamer (all but the weights)."""
 SERVER_CONFIG = "SRR_SERVER_CONFIG"
-"""Serving pods with Streamer: YAML file that the init container writes for vLLM's `--config`; `model:` is the s3:// folder
-of the weights, which only the model's result.json names."""
+"""Serving pods: YAML file that the init container writes for vLLM's `--config`. `api-key:` is the key that the server asks
+for, where the run's pods share a secret (see `server_key`). With Streamer, `model:` is the s3:// folder of the weights,
+which only the model's result.json names."""
+RETIRE = "SRR_RETIRE"
+"""The Job that clears a deleted run's artifacts away: its RetireConfig as JSON. Not a file: a ConfigMap would have to be
+cleared away too, by nobody."""
 HOST = "SRR_HOST"
 """Serving pods: address to listen on."""
 PORT = "SRR_PORT"

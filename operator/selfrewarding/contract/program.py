@@ -19,13 +19,13 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from selfrewarding.contract import CONTRACT_VERSION, environment
-from selfrewarding.contract.config import ServeConfig, StageConfig
+from selfrewarding.contract.config import RetireConfig, ServeConfig, StageConfig
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.result import StageResult, TerminationMessage, summary_message, summary_of
 
 PROGRESS_PREFIX = "SRR-PROGRESS "
 
-Document = TypeVar("Document", StageConfig, ServeConfig)
+Document = TypeVar("Document", StageConfig, ServeConfig, RetireConfig)
 
 
 class ExitCode(IntEnum):
@@ -72,10 +72,34 @@ class ParentMissing(StageFailure):
 
 
 class Retry(StageFailure):
-    """Something outside failed for now: the store, a server."""
+    """Something outside failed for now, e.g. a server."""
 
     code = ExitCode.RETRY
     failure = "Retry"
+
+
+class StoreUnavailable(StageFailure):
+    """The store of artifacts or data cannot be used: it does not answer, refuses the credentials, is full, or lacks a
+    bucket or file. Whoever mends it need not touch the run: it is tried until it works, without end."""
+
+    code = ExitCode.RETRY
+    failure = "StoreUnavailable"
+
+
+class PeerLost(StageFailure):
+    """A collective broke off or ran into its time limit: another rank, its node or the network failed. It says the least of
+    all failures: whatever else is known of the attempt explains it."""
+
+    code = ExitCode.RETRY
+    failure = "PeerLost"
+
+
+class ServerKeyRefused(StageFailure):
+    """The run's own servers refuse the key that this pod derived: the Secret changed since they started, so they must be
+    started again."""
+
+    code = ExitCode.RETRY
+    failure = "ServerKeyRefused"
 
 
 @dataclass(frozen=True)
@@ -116,12 +140,21 @@ def read_serve_config() -> ServeConfig:
     return _read(ServeConfig)
 
 
+def read_retire_config() -> RetireConfig:
+    """The RetireConfig of this pod. Raises BadConfiguration."""
+    return _parse(RetireConfig, os.environ.get(environment.RETIRE, ""), f"the variable {environment.RETIRE}")
+
+
 def _read(document: type[Document]) -> Document:
     path = os.environ.get(environment.CONFIG, "")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise BadConfiguration(f"{environment.CONFIG}={path!r} cannot be read: {error.strerror}") from error
+    return _parse(document, text, path)
+
+
+def _parse(document: type[Document], text: str, place: str) -> Document:
     with contextlib.suppress(ValueError, AttributeError):
         version = json.loads(text).get("contract")
         if version != CONTRACT_VERSION:
@@ -132,7 +165,7 @@ def _read(document: type[Document]) -> Document:
     try:
         return document.model_validate_json(text)
     except ValidationError as error:
-        raise BadConfiguration(f"{path}: {error}") from error
+        raise BadConfiguration(f"{place}: {error}") from error
 
 
 def run_stage(

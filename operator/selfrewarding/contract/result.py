@@ -93,7 +93,8 @@ class TerminationMessage(ApiModel):
     missing: list[str] = []
     """Resolve: short keys that have no result."""
     failure: str | None = None
-    """Class of a failure: BadConfiguration, BadData, ParentMissing, Retry, Unknown."""
+    """Class of a failure: BadConfiguration, BadData, ParentMissing, Retry, StoreUnavailable, ServerKeyRefused, PeerLost,
+    Unknown."""
     message: str | None = None
     """One sentence for people."""
     parent: str | None = None

@@ -28,3 +28,17 @@ SERVED = frozenset(
     {StageKind.BUILD_EVALUATIONS, StageKind.GENERATE_PROMPTS, StageKind.ROLLOUT, StageKind.EVALUATE}
 )
 """Stages that ask a vLLM server."""
+
+SLUGS = {
+    StageKind.PREPARE: "prepare",
+    StageKind.RESOLVE: "resolve",
+    StageKind.TRAIN_BASELINE: "baseline",
+    StageKind.BUILD_EVALUATIONS: "evaluations",
+    StageKind.SUPERVISED_FINE_TUNE: "sft",
+    StageKind.GENERATE_PROMPTS: "prompts",
+    StageKind.ROLLOUT: "rollout",
+    StageKind.BUILD_PREFERENCES: "preferences",
+    StageKind.PREFERENCE_OPTIMIZE: "dpo",
+    StageKind.EVALUATE: "evaluate",
+}
+"""Kinds of stages in the names of objects, and where a short name is enough for people; Gate runs nowhere."""

@@ -17,14 +17,25 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from selfrewarding.api import labels
 from selfrewarding.api.conditions import Condition, ConditionType, get_condition
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunSpec, SelfRewardingRunStatus
-from selfrewarding.cluster.protocol import Cluster, ClusterError, Conflict, Forbidden, RunKey
+from selfrewarding.cluster.protocol import (
+    Cluster,
+    ClusterError,
+    Conflict,
+    Forbidden,
+    InvalidRun,
+    NameTaken,
+    Refused,
+    RunKey,
+    Unavailable,
+)
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.controller.execute import execute
 from selfrewarding.manifests import Images, ManifestError, RunContext
-from selfrewarding.plan.actions import Decision
+from selfrewarding.plan.actions import Decision, Event
 from selfrewarding.plan.decide import decide as plan_decide
 from selfrewarding.plan.observed import Observed
 from selfrewarding.plan.times import stamp
@@ -35,6 +46,12 @@ NEVER = 300.0
 """Seconds until the next look at a run for which nothing is left to do."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds until the next pass after one that failed; doubled each time, up to the second number."""
+
+
+BLOCKED = 20.0
+"""Seconds until an action is tried again that rights, a quota or a policy forbade: nobody tells when that has changed."""
+_MAX_TEXT = 480
+"""Characters of a message in status (as `plan.report`)."""
 
 
 class Decide(Protocol):
@@ -55,8 +72,9 @@ class FailedPasses:
 
     @property
     def backoff(self) -> float:
-        """Seconds until the next try."""
-        return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.count - 1, 10))
+        """Seconds until the next try; not before the API server wants to be asked again."""
+        asked = self.error.retry_after if isinstance(self.error, Unavailable) else 0.0
+        return max(asked, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.count - 1, 10)))
 
 
 class Reconciler:
@@ -97,10 +115,15 @@ class Reconciler:
         return after
 
     async def _pass(self, key: RunKey) -> float:
-        run = await self._cluster.get_run(key)
+        now = self._clock()
+        try:
+            run = await self._cluster.get_run(key)
+        except InvalidRun as error:
+            return await self._refuse(error.run, invalid_spec(error.error), now)
         if run is None or run.metadata.deletion_timestamp is not None:
             return NEVER
-        now = self._clock()
+        if run.metadata.annotations.get(labels.PAUSE) == "disabled":
+            return NEVER
 
         # The spec as the planner reads it: below what the user wrote, the preset that the run began with.
         try:
@@ -111,7 +134,6 @@ class Reconciler:
         # Look once, decide once. Nothing below this line reads the cluster.
         observed = await self._cluster.observe(run)
         decision = self._decide(run, spec, observed, now)
-        status = decision.status
 
         # Act, then write once, then tell.
         try:
@@ -119,12 +141,10 @@ class Reconciler:
                 await execute(self._cluster, run, self._context(run, spec), action)
         except ManifestError as error:
             return await self._refuse(run, str(error), now)
-        except Forbidden as error:
-            status = with_condition(
-                run, status, ConditionType.STALLED, reason="Forbidden", message=str(error), now=now
-            )
-        if status != run.status:
-            await self._cluster.patch_status(run, status)
+        except (Forbidden, Refused, NameTaken) as error:
+            decision = blocked(run, decision, error, now)
+        if decision.status != run.status:
+            await self._cluster.patch_status(run, decision.status)
             await self._post(run, decision)
         return decision.requeue_after
 
@@ -188,6 +208,28 @@ def invalid_spec(error: ValidationError | KeyError) -> str:
     place = ".".join(["spec", *(str(part) for part in first["loc"])])
     more = f" ({len(others)} more: `srr validate` lists them)" if others else ""
     return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}. Edit the spec, and the run goes on."
+
+
+def blocked(
+    run: SelfRewardingRun, decision: Decision, error: Forbidden | Refused | NameTaken, now: datetime
+) -> Decision:
+    """The decision when the cluster does not let us carry it out: people are told what to mend, and it is tried again."""
+    reason = error.reason if isinstance(error, Refused) else type(error).__name__
+    text = str(error)
+    message = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+    status = decision.status.model_copy(update={"waiting_for": message})
+    for kind, value in ((ConditionType.STALLED, "True"), (ConditionType.READY, "False")):
+        status = with_condition(run, status, kind, reason=reason, message=message, now=now, value=value)
+    told = get_condition(run.status.conditions, ConditionType.STALLED)
+    events = decision.events
+    if told is None or (told.status, told.reason) != ("True", reason):
+        events = (*events, Event(type="Warning", reason=reason, message=message))
+    return Decision(
+        status=status,
+        actions=decision.actions,
+        events=events,
+        requeue_after=min(decision.requeue_after, BLOCKED),
+    )
 
 
 def with_condition(

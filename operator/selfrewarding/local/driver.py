@@ -30,6 +30,7 @@ from selfrewarding.local.state import StateFolder
 from selfrewarding.local.usage import UsageMeter
 from selfrewarding.plan.actions import Event
 from selfrewarding.plan.observed import Observed, Phase
+from selfrewarding.plan.retries import FailureClass
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.protocol import ArtifactStore
 
@@ -41,6 +42,8 @@ MEMORY_EVERY = 2
 """Looks between two measurements of memory."""
 FAILED_PASSES = 8
 """After so many failed passes in a row (about two minutes) the run cannot be driven any further."""
+STORE_FAILURES = 3
+"""Failures of a real S3 in a row after which it is no hiccup; a folder has none."""
 STALLED_SECONDS = 60.0
 """A run that is stalled and has had no pod for so long does not come on by itself on one machine."""
 
@@ -260,7 +263,7 @@ class _Loop:
             self._stalled_since = None
         else:
             self._stalled_since = self._stalled_since or now
-        stalled = (
+        stalled = _store_is_lost(run, STORE_FAILURES if self._asked.real_s3 else 1) or (
             self._stalled_since is not None and (now - self._stalled_since).total_seconds() >= STALLED_SECONDS
         )
         if self._first_iteration is None:
@@ -314,6 +317,12 @@ class _Loop:
         document = run_results.run_index(run, spec, stages, self._meter.usage.stages)
         with contextlib.suppress(StoreError):  # the run's own stages tell what is wrong with the store
             await asyncio.to_thread(run_results.write_index, self._store, run, document)
+
+
+def _store_is_lost(run: SelfRewardingRun, failures: int) -> bool:
+    """Whether the store has failed so often in a row; somebody sits before this machine and can mend it."""
+    lost = (one for one in run.status.attempts.values() if one.failure == FailureClass.STORE_UNAVAILABLE)
+    return any(one.infrastructure >= failures for one in lost)
 
 
 def _is_stalled(run: SelfRewardingRun) -> bool:

@@ -18,6 +18,7 @@ from selfrewarding.manifests.names import (
     service_name,
     stage_name,
 )
+from selfrewarding.manifests.retirement import retirement_job
 from selfrewarding.manifests.training import training_objects
 from selfrewarding.plan.graph import Holder, Stage
 
@@ -30,6 +31,7 @@ __all__ = [
     "RunContext",
     "holder_name",
     "holder_objects",
+    "retirement_job",
     "run_label",
     "serve_config",
     "served_name",

@@ -59,6 +59,7 @@ def serve_config(context: RunContext, holder: Holder) -> ServeConfig:
         contract=context.contract,
         run=context.run,
         store=context.spec.artifacts.uri,
+        served_name=served_name(holder),
         prepare=_reference(context, prepare, holder) if prepare else None,
         model=_model(context, holder.model, holder),
     )

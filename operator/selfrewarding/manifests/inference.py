@@ -1,7 +1,8 @@
 """Serving pools: a Deployment of vLLM servers behind a headless Service, closed to all pods but the run's.
 
 Headless, since the client spreads its requests over the replicas itself. `Recreate`, since two servers of one pool
-never share a GPU. The NetworkPolicy is not for show: vLLM's API key does not guard all of its routes.
+never share a GPU. The NetworkPolicy is not for show: vLLM's API key, which pods derive themselves
+(`contract.server_key`), does not guard all of its routes, and without a shared secret there is none.
 """
 
 import math
@@ -196,9 +197,11 @@ def _template(
 
 
 def _fetch_env(holder: Holder) -> Env:
-    values = {environment.MODEL_DIR: MODEL_PATH, environment.MODEL_LOAD: holder.spec.load}
-    if holder.spec.load == "Streamer":
-        values[environment.SERVER_CONFIG] = SERVER_CONFIG_PATH
+    values = {
+        environment.MODEL_DIR: MODEL_PATH,
+        environment.MODEL_LOAD: holder.spec.load,
+        environment.SERVER_CONFIG: SERVER_CONFIG_PATH,
+    }
     from_hub = (holder.model.uri or "").startswith("hf://")
     return variables(values) + offline_env(not from_hub)
 
@@ -206,6 +209,7 @@ def _fetch_env(holder: Holder) -> Env:
 def _server_env(holder: Holder, startup: int) -> Env:
     values = {
         environment.MODEL_DIR: MODEL_PATH,
+        environment.SERVER_CONFIG: SERVER_CONFIG_PATH,
         environment.HOST: "0.0.0.0",  # noqa: S104 - other pods ask it; the NetworkPolicy says which
         environment.PORT: str(PORT),
         "VLLM_CACHE_ROOT": CACHE_PATH,
@@ -213,8 +217,6 @@ def _server_env(holder: Holder, startup: int) -> Env:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
-    if holder.spec.load == "Streamer":
-        values[environment.SERVER_CONFIG] = SERVER_CONFIG_PATH
     if holder.spec.device == "Cpu":
         # vLLM would bind its threads to cores that it finds on the node, one for each physical core: several servers on
         # a node would choose the same, and the other half would stay idle.

@@ -8,27 +8,13 @@ never meets the objects of another (survival rule 2). 52: a PyTorchJob's pods ad
 import hashlib
 import re
 
-from selfrewarding.contract.stages import StageKind
+from selfrewarding.contract.stages import SLUGS
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.plan.graph import Holder, Stage
 
 MAX_NAME = 51
 """Worker 1022 of the largest PyTorchJob (1,024 nodes) adds 12 characters."""
 MAX_LABEL = 63
-
-SLUGS = {
-    StageKind.PREPARE: "prepare",
-    StageKind.RESOLVE: "resolve",
-    StageKind.TRAIN_BASELINE: "baseline",
-    StageKind.BUILD_EVALUATIONS: "evaluations",
-    StageKind.SUPERVISED_FINE_TUNE: "sft",
-    StageKind.GENERATE_PROMPTS: "prompts",
-    StageKind.ROLLOUT: "rollout",
-    StageKind.BUILD_PREFERENCES: "preferences",
-    StageKind.PREFERENCE_OPTIMIZE: "dpo",
-    StageKind.EVALUATE: "evaluate",
-}
-"""Kinds of stages in names; Gate runs nowhere."""
 
 
 def stage_name(context: RunContext, stage: Stage, attempt: int) -> str:
@@ -51,6 +37,11 @@ def service_name(context: RunContext, holder: Holder) -> str:
     the same model.
     """
     return _with_run(context.name, f"{holder.pool}-{_hash(context.uid, holder.model.key)}")
+
+
+def retirement_name(context: RunContext, attempt: int) -> str:
+    """Name of the Job that clears a deleted run's artifacts away (a DNS-1035 label)."""
+    return _with_run(context.name, f"retire-a{attempt}-{_hash(context.uid)}")
 
 
 def run_label(name: str) -> str:

@@ -53,6 +53,8 @@ def server_arguments(context: RunContext, holder: Holder, field: str) -> list[st
     served, spec = served_model(holder), holder.spec
     scores = context.spec.judge.scores
     arguments = [
+        # The file holds what no manifest may: the server's key, and with Streamer the address of the weights.
+        *("--config", f"$({environment.SERVER_CONFIG})"),
         *_source(holder),
         *("--served-model-name", served.name),
         *("--host", f"$({environment.HOST})"),
@@ -86,7 +88,6 @@ def _source(holder: Holder) -> list[str]:
     if holder.spec.tensor_parallel_size > 1:
         extra["distributed"] = True
     return [
-        *("--config", f"$({environment.SERVER_CONFIG})"),
         *("--tokenizer", f"$({environment.MODEL_DIR})"),
         *("--load-format", "runai_streamer"),
         *("--model-loader-extra-config", json.dumps(extra)),

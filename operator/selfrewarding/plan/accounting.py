@@ -9,7 +9,7 @@ no write between changes is needed.
 from datetime import datetime
 from typing import Any
 
-from selfrewarding.api.run import SelfRewardingRunStatus
+from selfrewarding.api.run import SelfRewardingRunStatus, StageAttempts
 from selfrewarding.plan.observed import Phase
 from selfrewarding.plan.times import seconds_since, stamp
 from selfrewarding.plan.view import View
@@ -40,19 +40,28 @@ def gpu_fields(view: View) -> dict[str, Any]:
 
 
 def handover_fields(view: View, before: SelfRewardingRunStatus) -> dict[str, Any]:
-    """The fields `handoverSeconds` and `handoverSince`.
+    """The fields `handoverSeconds` and `handoverSince`, and the stage's own share in `attempts`.
 
     A hand-over lasts from the end of a stage that served or trained until the next pool answers or the next training
     pods run; what runs on CPU in between is part of it, since no GPU computes meanwhile.
     """
     if before.handover_since is not None and _computes(view):
-        took = seconds_since(before.handover_since, view.now)
-        return {"handover_seconds": round(took, 1), "handover_since": None}
+        took = round(seconds_since(before.handover_since, view.now), 1)
+        return {"handover_seconds": took, "handover_since": None, "attempts": _noted(view, took)}
     if _just_ended(view, before):
         return {"handover_since": stamp(view.now)}
     if before.handover_since is not None and view.pending.stage is None:
         return {"handover_since": None}
     return {}
+
+
+def _noted(view: View, took: float) -> dict[str, StageAttempts]:
+    """The attempts with the time that the hand-over to the stage under way took; its summary keeps it later."""
+    attempts, stage = dict(view.status.attempts), view.pending.stage
+    entry = attempts.get(stage.short) if stage is not None else None
+    if stage is not None and entry is not None:
+        attempts[stage.short] = entry.model_copy(update={"handover_seconds": took})
+    return attempts
 
 
 def _just_ended(view: View, before: SelfRewardingRunStatus) -> bool:

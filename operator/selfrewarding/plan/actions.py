@@ -42,6 +42,13 @@ class Delete:
     uid: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartRetirement:
+    """Create the Job that clears a deleted run's artifacts away (create-only, without an owner)."""
+
+    attempt: int
+
+
 Action = StartStage | StartHolder | ScaleHolder | Delete
 
 

@@ -1,7 +1,8 @@
 """The checks of a pass, in order: the first that has something to say decides (`first_verdict`).
 
 Purpose: one small pure function per reason why a run does not simply go on. Must not: change status or name actions.
-Neighbours: `view` has the input, `verdict` the output; `starts` turns it into actions, `report` into conditions.
+Neighbours: `pod_checks` has those that look at pods; `view` has the input, `verdict` the output; `starts` turns it into
+actions, `report` into conditions.
 """
 
 from collections.abc import Callable
@@ -12,22 +13,23 @@ from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.plan import estimates
 from selfrewarding.plan.accounting import gpu_seconds_so_far, gpus_now
 from selfrewarding.plan.facts import is_unscheduled
-from selfrewarding.plan.graph import Stage
-from selfrewarding.plan.holders import blocking, missing_holders, ready
-from selfrewarding.plan.observed import Pod
-from selfrewarding.plan.retries import PERMANENT, STALLED_AFTER
+from selfrewarding.plan.pod_checks import (
+    WATCHING,
+    cannot_start,
+    handing_over,
+    pods_not_made,
+    server_starting,
+    waits_for_nodes,
+)
+from selfrewarding.plan.retries import PERMANENT, STALLED_AFTER, FailureClass
 from selfrewarding.plan.times import moment_of
+from selfrewarding.plan.units import step_units, title, units
 from selfrewarding.plan.verdict import Mode, State, Verdict
-from selfrewarding.plan.view import View, unit_of
+from selfrewarding.plan.view import View
 
 Check = Callable[[View], Verdict | None]
 
-_CANNOT_START = frozenset(
-    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
-     "CreateContainerError", "RunContainerError"}
-)  # fmt: skip
 _PROGRESS_EVERY = 30.0
-_WATCHING = 10.0
 
 
 def first_verdict(view: View) -> Verdict:
@@ -47,7 +49,7 @@ def suspended(view: View) -> Verdict | None:
         child.kind in ("Deployment", "Job", "PyTorchJob") for child in view.observed.children
     ):
         return Verdict(
-            mode=Mode.CLEAR, state=State.SUSPENDING, reason="Suspending", look_again=_WATCHING,
+            mode=Mode.CLEAR, state=State.SUSPENDING, reason="Suspending", look_again=WATCHING,
             message="spec.suspend is true: the run's pods are ending.", waiting_for="the run's pods to end",
         )  # fmt: skip
     return Verdict(
@@ -80,14 +82,12 @@ def finished(view: View) -> Verdict | None:
 def given_up(view: View) -> Verdict | None:
     """A failure that trying again cannot mend, too many failures, or too much time (survival rule 6)."""
     limits = view.spec.limits
-    for name, unit in _units(view):
+    for name, unit in units(view):
         entry = view.entry(unit)
         if entry is None:
             continue
         if entry.failure in PERMANENT:
-            return _failed(
-                entry.failure or "", f"{name} failed: {entry.last_failure} Change the spec to go on."
-            )
+            return _failed(entry.failure or "", f"{name} failed: {entry.last_failure} {_remedy(entry)}")
         if entry.failures > limits.retries:
             return _failed(
                 "RetriesExhausted",
@@ -144,12 +144,24 @@ def computed_elsewhere(view: View) -> Verdict | None:
 
 
 def kind_missing(view: View) -> Verdict | None:
-    """The cluster does not know PyTorchJobs."""
+    """The cluster does not know PyTorchJobs, and the next stage is one."""
     stage = view.step
     if stage is None or stage.kind not in TRAINING or "PyTorchJob" not in view.observed.missing_kinds:
         return None
+    return _no_pytorchjob(Mode.HOLD)
+
+
+def kind_will_be_missing(view: View) -> Verdict | None:
+    """The cluster does not know PyTorchJobs, and a later stage is one: people hear of it while Prepare still runs."""
+    left = not view.prepared or any(stage.trains and not view.is_done(stage) for stage in view.graph.stages)
+    if "PyTorchJob" not in view.observed.missing_kinds or not left:
+        return None
+    return _no_pytorchjob(Mode.GO)
+
+
+def _no_pytorchjob(mode: Mode) -> Verdict:
     return Verdict(
-        mode=Mode.HOLD, state=State.STALLED, reason="KindMissing", look_again=60.0,
+        mode=mode, state=State.STALLED, reason="KindMissing", look_again=30.0,
         message="The cluster has no kind PyTorchJob (kubeflow.org/v1): install the Kubeflow training operator; the run "
         "goes on by itself then.",
         waiting_for="the kind PyTorchJob (Kubeflow training operator)",
@@ -173,13 +185,33 @@ def over_token_budget(view: View) -> Verdict | None:
     )  # fmt: skip
 
 
+def store_unavailable(view: View) -> Verdict | None:
+    """A bucket, a Secret or the way to them is wrong: that is mended outside of the run, so it is tried without end."""
+    for name, unit in units(view):
+        entry = view.entry(unit)
+        if entry is None or entry.failure != FailureClass.STORE_UNAVAILABLE:
+            continue
+        # Once the store has been reached, a stage goes on as ever; Prepare and Resolve find that out.
+        looks = view.step is not None and view.step.short == unit and not view.step.uses_accelerators
+        if looks or view.waits(unit):
+            return Verdict(
+                state=State.STALLED, reason="StoreUnavailable", look_again=WATCHING,
+                message=f"{name}: {entry.last_failure} It is tried again by itself, at least once a minute; no GPU is "
+                "held meanwhile.",
+                waiting_for=f"the store to be usable: {entry.last_failure}",
+            )  # fmt: skip
+    return None
+
+
 def infrastructure_fails(view: View) -> Verdict | None:
     """Nodes and pods failed again and again without a new row or step (survival rule 6)."""
-    for name, unit in _units(view):
+    for name, unit in units(view):
         entry = view.entry(unit)
-        if entry is not None and entry.infrastructure >= STALLED_AFTER:
+        if entry is None or entry.failure == FailureClass.STORE_UNAVAILABLE:
+            continue
+        if entry.infrastructure >= STALLED_AFTER:
             return Verdict(
-                state=State.STALLED, reason="InfrastructureFails", look_again=_WATCHING,
+                state=State.STALLED, reason="InfrastructureFails", look_again=WATCHING,
                 message=f"{name} failed {STALLED_AFTER} times or more without a new row or step, for reasons outside "
                 f"the program; it is tried further. Last: {entry.last_failure}",
                 waiting_for="the cluster to keep its pods alive",
@@ -187,71 +219,19 @@ def infrastructure_fails(view: View) -> Verdict | None:
     return None
 
 
-def cannot_start(view: View) -> Verdict | None:
-    """A pod's image, Secret or configuration is missing; it starts by itself once that is mended."""
-    for pod in _own_pods(view):
-        if pod.waiting_reason in _CANNOT_START:
-            what = f"{pod.waiting_reason}: {pod.waiting_message or 'no details given'}"
-            return Verdict(
-                state=State.STALLED, reason="PodCannotStart", look_again=30.0,
-                message=f'Pod "{pod.name}" cannot start: {what}', waiting_for=f'pod "{pod.name}" ({what})',
-            )  # fmt: skip
-    return None
-
-
 def backing_off(view: View) -> Verdict | None:
     """The next attempt of a stage or serving pool is not due yet."""
-    for name, unit in _step_units(view):
+    for name, unit in step_units(view):
         entry = view.entry(unit)
         if entry is not None and entry.not_before is not None and view.waits(unit):
+            stalled = entry.failure == FailureClass.NOT_STARTED
             return Verdict(
-                reason="BackingOff",
+                state=State.STALLED if stalled else State.PROGRESSING,
+                reason="PodsNotStarted" if stalled else "BackingOff",
                 message=f"{name} is tried again at {entry.not_before}. {entry.last_failure or ''}".rstrip(),
                 waiting_for=f"the next attempt at {entry.not_before}",
             )  # fmt: skip
     return None
-
-
-def waits_for_nodes(view: View) -> Verdict | None:
-    """Pods wait for nodes; gang timeouts are facts, this is only what people see."""
-    for pod in _own_pods(view):
-        if is_unscheduled(pod):
-            what = pod.scheduling_message or "no node has been found yet"
-            return Verdict(
-                reason="WaitingForNodes", message=f'Pod "{pod.name}" waits for a node: {what}', look_again=30.0,
-                waiting_for=f'a node for pod "{pod.name}": {what}',
-            )  # fmt: skip
-    return None
-
-
-def handing_over(view: View) -> Verdict | None:
-    """The GPUs of the last pool or training stage are still being freed (survival rule 4)."""
-    stage = view.step
-    if stage is None or not stage.uses_accelerators or not (missing_holders(view, stage) or stage.trains):
-        return None
-    left = blocking(view, stage)
-    if not left or (stage.trains and view.job_of(stage) is not None):
-        return None
-    return Verdict(
-        reason="HandingOver", look_again=_WATCHING,
-        message=f"{title(stage)} starts once {left[0]} is gone.", waiting_for=f"{left[0]} to leave the GPUs",
-    )  # fmt: skip
-
-
-def server_starting(view: View) -> Verdict | None:
-    """The stage starts when its servers answer."""
-    stage = view.step
-    if stage is None or view.job_of(stage) is not None:
-        return None
-    waiting = [holder for holder in stage.holders.values() if not ready(view, holder)]
-    if not waiting:
-        return None
-    name = waiting[0].model.name
-    return Verdict(
-        reason="ServerStarting", look_again=_WATCHING,
-        message=f"{title(stage)} starts once a server of {name} is ready.",
-        waiting_for=f"a server of {name} to be ready",
-    )  # fmt: skip
 
 
 def progressing(view: View) -> Verdict:
@@ -261,7 +241,7 @@ def progressing(view: View) -> Verdict:
     return Verdict(
         reason="Progressing",
         message=f"{title(stage)} is under way.",
-        look_again=_WATCHING if soon else _PROGRESS_EVERY,
+        look_again=WATCHING if soon else _PROGRESS_EVERY,
     )
 
 
@@ -274,8 +254,11 @@ CHECKS: tuple[Check, ...] = (
     computed_elsewhere,  # what others are making is not made twice
     kind_missing,
     over_token_budget,
+    store_unavailable,
     infrastructure_fails,  # from here on only words differ: the stage goes on
     cannot_start,
+    pods_not_made,
+    kind_will_be_missing,
     backing_off,
     waits_for_nodes,
     handing_over,
@@ -284,9 +267,11 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def title(stage: Stage) -> str:
-    """A stage as messages name it."""
-    return f"{stage.kind} of iteration {stage.iteration}" if stage.iteration else str(stage.kind)
+def _remedy(entry: StageAttempts) -> str:
+    """How a run goes on after a failure that trying again cannot mend."""
+    if entry.failure == FailureClass.BAD_DATA:
+        return "Change the spec to go on, or mend the file where it is and set spec.suspend to true and back."
+    return "Change the spec to go on."
 
 
 def tokens_so_far(view: View) -> int:
@@ -304,7 +289,7 @@ def tokens_so_far(view: View) -> int:
 def next_times(view: View) -> list[float]:
     """Seconds until something falls due by the clock alone: delays, deadlines, gang timeouts, lost pods, the budget."""
     due: list[float] = []
-    for _, unit in _units(view):
+    for _, unit in units(view):
         entry = view.entry(unit)
         if entry is not None and entry.not_before is not None and view.waits(unit):
             due.append((moment_of(entry.not_before) - view.now).total_seconds())
@@ -328,30 +313,6 @@ def next_times(view: View) -> list[float]:
     if view.spec.limits.max_gpu_hours is not None and (held := gpus_now(view)):
         due.append((view.spec.limits.max_gpu_hours * 3600 - gpu_seconds_so_far(view)) / held)
     return [seconds for seconds in due if seconds > 0]
-
-
-def _units(view: View) -> list[tuple[str, str]]:
-    """Titles and units (short keys, pool names) of the stages under way and of their serving pools."""
-    stages = [(title(stage), stage.short) for stage in view.active]
-    return stages + [
-        (f"The server of {holder.model.name}", name) for name, holder in view.wanted_holders.items()
-    ]
-
-
-def _step_units(view: View) -> list[tuple[str, str]]:
-    """As `_units`, of the step alone."""
-    stage = view.step
-    own = set() if stage is None else {stage.short, *(holder.name for holder in stage.holders.values())}
-    return [(name, unit) for name, unit in _units(view) if unit in own]
-
-
-def _own_pods(view: View) -> list[Pod]:
-    """Pods of the current attempts of what is under way, by name."""
-    own = {unit: entry.attempt for _, unit in _units(view) if (entry := view.entry(unit)) is not None}
-    pods = [
-        pod for pod in view.live_pods if own.get(unit_of(pod)) == pod.attempt and pod.deleting_since is None
-    ]
-    return sorted(pods, key=lambda pod: pod.name)
 
 
 def _is_overdue(view: View, entry: StageAttempts) -> bool:

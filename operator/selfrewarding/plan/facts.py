@@ -18,7 +18,7 @@ from selfrewarding.api.run import (
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.models import record_models
 from selfrewarding.plan.observed import Child, Observed, Phase, Pod
 from selfrewarding.plan.retries import (
@@ -29,9 +29,11 @@ from selfrewarding.plan.retries import (
     classify,
     forgiven,
     of_server,
+    started_again,
 )
 from selfrewarding.plan.times import moment_of, stamp
-from selfrewarding.plan.view import View, unit_of
+from selfrewarding.plan.view import View, holds_accelerators, unit_of
+from selfrewarding.plan.waiting import CANNOT_START, why_not_started
 
 _LASTING_COUNTS = frozenset({"outputTokens"})
 """Counts that a summary keeps when its iteration is over: budgets add them up."""
@@ -128,12 +130,16 @@ def _record_results(view: View) -> View:
             missing = [key for key in pod.termination.missing if key in wanted and key not in done]
             if not done and not missing:
                 continue  # it says nothing of what it was asked: a failure
+            if view.answers_are_old:
+                resolved = []
             resolved += [key for key in missing if key not in resolved]
         elif pod.key not in done:
             continue
+        if entry.handover_seconds is not None and pod.key in done:
+            done[pod.key] = done[pod.key].model_copy(update={"handover_seconds": entry.handover_seconds})
         results |= done
         del attempts[pod.key]
-    if results == view.status.results and resolved == view.status.resolved:
+    if (results, resolved, attempts) == (view.status.results, view.status.resolved, view.status.attempts):
         return view
     attempts = {unit: entry for unit, entry in attempts.items() if unit not in results}
     resolved = [key for key in resolved if key not in results]
@@ -162,6 +168,8 @@ def _record_failures(view: View) -> View:
             view = _after(view, holder.name, entry, failure, done=0)
             if failure.kind is FailureClass.PARENT_MISSING and holder.model.stage is not None:
                 view = _drop_results(view, [failure.parent or holder.model.stage.short])
+            if failure.kind is FailureClass.STORE_UNAVAILABLE:
+                view = _ask_the_store_first(view)
     return view
 
 
@@ -192,7 +200,32 @@ def _record_stage_failure(view: View, stage: Stage) -> View:
         parents = [parent.short for parent in stage.parents.values()]
         known = failure.parent is not None and view.graph.find(short(failure.parent)) is not None
         view = _drop_results(view, [short(failure.parent or "")] if known else parents)
+    if failure.kind is FailureClass.STORE_UNAVAILABLE:
+        view = _ask_the_store_first(view)
+        if stage.kind in (StageKind.PREPARE, StageKind.RESOLVE):
+            # It is away for longer: servers that nobody can ask give their GPUs back.
+            view = _restart_servers(view, view.wanted_holders.values(), failure)
+    if failure.kind is FailureClass.SERVER_KEY_REFUSED:
+        view = _restart_servers(view, stage.holders.values(), failure)
     return view
+
+
+def _ask_the_store_first(view: View) -> View:
+    """The store failed somebody: Resolve, which needs no GPU, finds out when it can be used again."""
+    stage = view.pending.stage
+    if stage is None or not stage.uses_accelerators:
+        return view
+    return _drop_results(view, [stage.short])
+
+
+def _restart_servers(view: View, holders: Iterable[Holder], failure: Failure) -> View:
+    """Servers that are there are deleted, and come again as a new attempt when a stage asks them."""
+    attempts = dict(view.status.attempts)
+    for holder in holders:
+        entry = view.entry(holder.name)
+        if entry is not None and view.deployment_of(holder) is not None:
+            attempts[holder.name] = started_again(entry, failure, view.now)
+    return view.having(attempts=attempts)
 
 
 def _last_known(view: View, stage: Stage) -> int:
@@ -220,21 +253,15 @@ def _drop_results(view: View, keys: Iterable[str]) -> View:
 
 
 def _record_gang_timeout(view: View) -> View:
-    """Not all pods of a stage and its pools found a node in time: all go, and try later (survival rule 5)."""
-    limit = timedelta(seconds=view.spec.limits.gang_timeout_seconds)
+    """Not all pods of a stage and its pools found a node in time: all go, and try later (survival rule 5).
+
+    Likewise where pods that hold GPUs cannot start on theirs, or were never made beside others that wait for them.
+    """
     for stage in view.active:
         units = [stage.short, *(holder.name for holder in stage.holders.values())]
-        late = [
-            pod
-            for unit in units
-            if (entry := view.entry(unit)) is not None and not view.waits(unit)
-            for pod in view.pods_of(unit, entry.attempt)
-            if is_unscheduled(pod) and view.now >= pod.created + limit
-        ]
-        if not late:
+        message = _late(view, stage, units)
+        if message is None:
             continue
-        message = f'Pod "{late[0].name}" found no node within {view.spec.limits.gang_timeout_seconds} s: '
-        message += late[0].scheduling_message or "no reason given"
         attempts = dict(view.status.attempts)
         for unit in units:
             if unit in attempts:
@@ -248,6 +275,41 @@ def _record_gang_timeout(view: View) -> View:
                 )
         view = view.having(attempts=attempts)
     return view
+
+
+def _late(view: View, stage: Stage, units: list[str]) -> str | None:
+    """What of a stage or its pools has not come to run in time."""
+    seconds = view.spec.limits.gang_timeout_seconds
+    limit = timedelta(seconds=seconds)
+    current = [
+        pod
+        for unit in units
+        if (entry := view.entry(unit)) is not None and not view.waits(unit)
+        for pod in view.pods_of(unit, entry.attempt)
+        if view.now >= pod.created + limit
+    ]
+    for pod in current:
+        if is_unscheduled(pod):
+            return f'Pod "{pod.name}" found no node within {seconds} s: ' + (
+                pod.scheduling_message or "no reason given"
+            )
+        if holds_accelerators(pod) and cannot_start(pod):
+            return f'Pod "{pod.name}" could not start within {seconds} s: ' + (why_not_started(pod) or "")
+    job = view.job_of(stage)
+    if not stage.trains or job is None or job.phase in (Phase.SUCCEEDED, Phase.FAILED):
+        return None
+    pods = view.pods_of(stage.short, job.attempt)
+    wanted = _pod_count(view, stage)
+    quiet = all(pod.phase in (Phase.PENDING, Phase.RUNNING) and pod.progress is None for pod in pods)
+    if 0 < len(pods) < wanted and quiet and view.now >= job.created + limit and not view.waits(stage.short):
+        why = job.message or "no reason given"
+        return f"{stage.kind} has {len(pods)} of its {wanted} pods after {seconds} s: {why}"
+    return None
+
+
+def cannot_start(pod: Pod) -> bool:
+    """Whether a pod waits on its node for something that somebody must mend."""
+    return pod.waiting_reason in CANNOT_START and pod.deleting_since is None
 
 
 def is_unscheduled(pod: Pod) -> bool:

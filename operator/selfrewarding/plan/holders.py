@@ -37,8 +37,8 @@ def lacks_parts(view: View, holder: Holder) -> bool:
     return not {"ConfigMap", *SHARED_BY_ATTEMPTS} <= there
 
 
-def blocking(view: View, stage: Stage) -> list[str]:
-    """What must be gone before the stage's own pods or missing pools may come, in words.
+def blocking(view: View, stage: Stage) -> list[Child | Pod]:
+    """What must be gone before the stage's own pods or missing pools may come.
 
     Another pool, another training stage, an older attempt of either; not a pod 60 s past its deletionTimestamp.
     """
@@ -46,16 +46,12 @@ def blocking(view: View, stage: Stage) -> list[str]:
     if view.job_of(stage) is not None:
         own.add(stage.short)
     children = [
-        f"{child.kind} {child.name}"
+        child
         for child in view.observed.children
         if child.kind in ("Deployment", "PyTorchJob") and not _is_current(view, child, own)
     ]
-    pods = [
-        f"pod {pod.name}"
-        for pod in view.live_pods
-        if holds_accelerators(pod) and not _is_current(view, pod, own)
-    ]
-    return children + pods
+    pods = [pod for pod in view.live_pods if holds_accelerators(pod) and not _is_current(view, pod, own)]
+    return [*children, *pods]
 
 
 def _is_current(view: View, thing: Child | Pod, own: set[str]) -> bool:

@@ -43,7 +43,7 @@ class Child:
     """Deployments: servers that answer."""
     created: datetime
     message: str | None = None
-    """Reason and message of the condition that says why it failed."""
+    """Reason and message of the condition that says why it failed; of a child that runs, why its pods cannot be made."""
 
 
 @dataclass(frozen=True, kw_only=True)

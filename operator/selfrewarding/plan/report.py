@@ -13,10 +13,10 @@ from selfrewarding.contract.progress import summed
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.accounting import gpu_fields, handover_fields
 from selfrewarding.plan.actions import Event
-from selfrewarding.plan.checks import title
 from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.retries import FailureClass
 from selfrewarding.plan.times import seconds_since, stamp
+from selfrewarding.plan.units import title
 from selfrewarding.plan.verdict import State, Verdict
 from selfrewarding.plan.view import View
 
@@ -193,11 +193,13 @@ def _failed(view: View) -> Iterable[Event]:
             continue
         stage = next((one for one in (*view.active, *view.graph.stages) if one.short == unit), None)
         name = title(stage) if stage is not None else f"Server {unit}"
-        harmless = entry.failure == FailureClass.INFRASTRUCTURE
+        harmless = entry.failure in (FailureClass.INFRASTRUCTURE, FailureClass.PEER_LOST)
+        # A store may be away for hours: without the number the same event is counted, not posted again.
+        which = "" if entry.failure == FailureClass.STORE_UNAVAILABLE else f", attempt {before.attempt}"
         yield Event(
             type="Normal" if harmless else "Warning",
             reason="AttemptFailed",
-            message=_cut(f"{name}, attempt {before.attempt}: {entry.last_failure}"),
+            message=_cut(f"{name}{which}: {entry.last_failure}"),
         )
 
 

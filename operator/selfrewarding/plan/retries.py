@@ -18,6 +18,8 @@ from selfrewarding.plan.times import stamp
 STALLED_AFTER = 5
 """Failures of the infrastructure in a row without a new row or step."""
 _FIRST_DELAY, _LONGEST_DELAY = 10.0, 300.0
+_FIRST_STORE_DELAY, _LONGEST_STORE_DELAY = 5.0, 50.0
+"""Seconds; only CPU pods look whether the store is back, so they may look often. With jitter at most a minute."""
 _GANG_DELAY, _GANG_AGE, _GANG_JITTER = 30.0, 120.0, 15.0
 MAX_MESSAGE = 400
 """Characters of a failure's message that status keeps."""
@@ -31,14 +33,22 @@ class FailureClass(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     PARENT_MISSING = "ParentMissing"
     RETRY = "Retry"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    SERVER_KEY_REFUSED = "ServerKeyRefused"
     UNKNOWN = "Unknown"
     INFRASTRUCTURE = "Infrastructure"
+    PEER_LOST = "PeerLost"
+    NOT_STARTED = "NotStarted"
+    """No failure of the attempt: its pods found no node, or could not start there, within `limits.gangTimeout`."""
 
 
 PERMANENT = frozenset({FailureClass.BAD_CONFIGURATION, FailureClass.BAD_DATA, FailureClass.OUT_OF_MEMORY})
 """Trying again would fail again: the run waits for a change of its spec."""
 COUNTED = frozenset({FailureClass.RETRY, FailureClass.UNKNOWN})
 """These count against `limits.retries`."""
+
+_NOT_WORTH_A_RESTART = PERMANENT | {FailureClass.PARENT_MISSING, FailureClass.STORE_UNAVAILABLE}
+"""What a server's init container may say that ends its attempt at once: a pod that waits holds its GPUs."""
 
 _BY_CODE = {
     ExitCode.BAD_CONFIGURATION: FailureClass.BAD_CONFIGURATION,
@@ -55,15 +65,19 @@ _NODE_REASONS = frozenset(
 )  # fmt: skip
 """Reasons in a pod's status that name a node or the scheduler, not the program."""
 # The most telling failure of an attempt's pods decides: what a person must change, then what happened to the node (the
-# other ranks then fail too, with errors that only say that a peer is gone), then what the programs say.
+# other ranks then fail too, with errors that only say that a peer is gone), then what the programs say. What is wrong with
+# the store goes before both: it outlives nodes and programs.
 _PRECEDENCE = (
     FailureClass.BAD_CONFIGURATION,
     FailureClass.BAD_DATA,
     FailureClass.OUT_OF_MEMORY,
     FailureClass.PARENT_MISSING,
+    FailureClass.STORE_UNAVAILABLE,
+    FailureClass.SERVER_KEY_REFUSED,
     FailureClass.INFRASTRUCTURE,
     FailureClass.UNKNOWN,
     FailureClass.RETRY,
+    FailureClass.PEER_LOST,
 )
 
 
@@ -95,16 +109,19 @@ def of_server(pods: Sequence[Pod]) -> Failure | None:
         for pod in pods
         if pod.termination is not None and pod.termination.failure and (failure := _told(pod)) is not None
     ]
-    final = [failure for failure in told if failure.kind in PERMANENT | {FailureClass.PARENT_MISSING}]
+    final = [failure for failure in told if failure.kind in _NOT_WORTH_A_RESTART]
     if final:
         return min(final, key=lambda failure: _PRECEDENCE.index(failure.kind))
+    killed = next(
+        (pod for pod in pods if pod.reason == "OOMKilled" and pod.restarts >= 2 and not pod.ready), None
+    )
+    if killed is not None:
+        return _out_of_memory(killed)  # the same model, the same memory: a third time is no better
     broken = next((pod for pod in pods if pod.restarts >= 3 and not pod.ready), None)
     if broken is None:
         return None
     if told:
         return told[0]
-    if broken.reason == "OOMKilled":
-        return _out_of_memory(broken)
     code = "" if broken.exit_code is None else f" with exit code {broken.exit_code}"
     return Failure(
         kind=FailureClass.UNKNOWN,
@@ -118,15 +135,19 @@ def after_failure(
 ) -> StageAttempts:
     """The entry of the next attempt. `done` is the rows or steps that are finished; `unit` names stage or pool.
 
-    Delays double from 10 s to 5 minutes, with a jitter that is the same for the same attempt, so that a pass that is
-    repeated decides the same.
+    Delays double from 10 s to 5 minutes (for the store from 5 s to a minute), with a jitter that is the same for the same
+    attempt, so that a pass that is repeated decides the same.
     """
     counted = failure.kind in COUNTED
-    moved = done > entry.progress
+    store = failure.kind is FailureClass.STORE_UNAVAILABLE
     failures = entry.failures + counted
-    infrastructure = entry.infrastructure if counted else (0 if moved else entry.infrastructure) + 1
+    # The store's failures and those of nodes are counted apart: each is a row of its own.
+    same = store == (entry.failure == FailureClass.STORE_UNAVAILABLE)
+    before = entry.infrastructure if same else 0
+    infrastructure = before if counted else (0 if done > entry.progress else before) + 1
     repeated = failures if counted else infrastructure
-    delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(repeated - 1, 10))
+    first, longest = (_FIRST_STORE_DELAY, _LONGEST_STORE_DELAY) if store else (_FIRST_DELAY, _LONGEST_DELAY)
+    delay = min(longest, first * 2.0 ** min(repeated - 1, 10))
     delay *= 0.75 + 0.5 * _fraction(uid, unit, str(entry.attempt))
     return entry.model_copy(
         update={
@@ -141,6 +162,18 @@ def after_failure(
     )
 
 
+def started_again(entry: StageAttempts, failure: Failure, now: datetime) -> StageAttempts:
+    """The entry of a serving pool that is started again for no fault of its own; no delay."""
+    return entry.model_copy(
+        update={
+            "attempt": entry.attempt + 1,
+            "failure": failure.kind.value,
+            "last_failure": failure.message[:MAX_MESSAGE],
+            "not_before": stamp(now),
+        }
+    )
+
+
 def after_gang_timeout(
     entry: StageAttempts, *, message: str, age: timedelta, now: datetime, uid: str, unit: str
 ) -> StageAttempts:
@@ -151,7 +184,11 @@ def after_gang_timeout(
     hours = max(0.0, age.total_seconds() / 3600)
     delay = _GANG_DELAY + _GANG_AGE / (1 + hours) + _GANG_JITTER * _fraction(uid, unit, stamp(now))
     return entry.model_copy(
-        update={"last_failure": message[:MAX_MESSAGE], "not_before": stamp(now + timedelta(seconds=delay))}
+        update={
+            "failure": FailureClass.NOT_STARTED.value,
+            "last_failure": message[:MAX_MESSAGE],
+            "not_before": stamp(now + timedelta(seconds=delay)),
+        }
     )
 
 

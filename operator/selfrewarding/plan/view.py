@@ -139,15 +139,28 @@ class View:
                 return Pending(held=model)
         return Pending()
 
+    @property
+    def answers_are_old(self) -> bool:
+        """Whether nothing that the store lacked once can be relied on: nobody knows of the stage that is next.
+
+        So it is after another run has computed that stage: it may have gone on since the store was asked about the rest
+        (survival rule 8).
+        """
+        stage = self.pending.stage
+        if stage is None or stage.kind is StageKind.PREPARE:
+            return False
+        return stage.short not in self.status.resolved and self.rival_of(stage) is None
+
     @cached_property
     def unresolved(self) -> tuple[Stage, ...]:
         """Stages of which nobody knows whether the store has them. What another run computes now comes later."""
+        known = () if self.answers_are_old else self.status.resolved
         return tuple(
             stage
             for stage in self.graph.stages
             if stage.kind is not StageKind.PREPARE
             and not self.is_done(stage)
-            and stage.short not in self.status.resolved
+            and stage.short not in known
             and self.rival_of(stage) is None
         )
 

@@ -15,6 +15,7 @@ from selfrewarding.store.errors import (
     NotFound,
     StoreError,
     Unavailable,
+    Unsuitable,
 )
 from selfrewarding.store.hub import fetch_model
 from selfrewarding.store.locate import open_store
@@ -35,6 +36,7 @@ __all__ = [
     "Stat",
     "StoreError",
     "Unavailable",
+    "Unsuitable",
     "digest_bytes",
     "digest_file",
     "fetch_model",

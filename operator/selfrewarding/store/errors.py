@@ -42,7 +42,11 @@ class Corrupt(StoreError):
 
 
 class Misconfigured(StoreError):
-    """The address or a setting cannot work: unknown scheme, wrong region, a store without conditional writes."""
+    """The address or a setting cannot work: an unknown scheme, an endpoint that is no address."""
+
+
+class Unsuitable(Misconfigured):
+    """The store answers, and cannot be used as it is: its bucket is in another region, it has no conditional writes."""
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -8,7 +8,7 @@ Neighbours: both adapters' `check_writable`; the Prepare stage calls that.
 import contextlib
 import uuid
 
-from selfrewarding.store.errors import Corrupt, Misconfigured, NotFound, StoreError
+from selfrewarding.store.errors import Corrupt, NotFound, StoreError, Unsuitable
 from selfrewarding.store.protocol import ArtifactStore
 
 
@@ -18,19 +18,22 @@ def check_writable(store: ArtifactStore, *, advice: str) -> None:
     try:
         _exercise(store, prefix)
     except StoreError as error:
-        with contextlib.suppress(StoreError):
-            store.delete_prefix(prefix)
+        if (
+            not error.retryable
+        ):  # a store that does not answer has nothing of ours, and would take as long again
+            with contextlib.suppress(StoreError):
+                store.delete_prefix(prefix)
         raise type(error)(f"the artifact store {store.uri} cannot be used: {error} {advice}") from None
 
 
 def _exercise(store: ArtifactStore, prefix: str) -> None:
     key, data = f"{prefix}/probe", prefix.encode()
     if not store.create(key, data):
-        raise Misconfigured("it says that a new, randomly named object exists already.")
+        raise Unsuitable("it says that a new, randomly named object exists already.")
     if store.read(key) != data:
         raise Corrupt("an object that was just written reads back differently.")
     if store.create(key, b"a second writer"):
-        raise Misconfigured(
+        raise Unsuitable(
             "it lets a second writer replace an object that was to be created only once (If-None-Match: * is "
             "ignored), so results could be overwritten. Use a store with conditional writes: Amazon S3, "
             "MinIO, versitygw, or a folder."
@@ -41,6 +44,6 @@ def _exercise(store: ArtifactStore, prefix: str) -> None:
         raise NotFound("an object that was just written is not in the listing.")
     store.delete_prefix(prefix)
     if store.stat(key) is not None:
-        raise Misconfigured(
+        raise Unsuitable(
             "a deleted object is still there (is the folder or bucket locked against deletion?)."
         )

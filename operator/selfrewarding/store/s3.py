@@ -200,9 +200,10 @@ class S3Store:
         return each_file(wanted, fetch)
 
     def check_writable(self) -> None:
-        """See `ArtifactStore.check_writable`."""
+        """See `ArtifactStore.check_writable`. Asked with little patience: whoever waits for the answer wants it soon."""
         probe.check_writable(
-            self, advice=f"(endpoint: {self._place.address}, addressing and region as in the settings)"
+            S3Store(self._connection.hasty(), self._prefix),
+            advice=f"(endpoint: {self._place.address}, addressing and region as in the settings)",
         )
 
     def sub(self, prefix: str) -> "S3Store":

@@ -10,8 +10,8 @@ AWS_MAX_ATTEMPTS, and boto3's chain of credentials (variables, profile, web iden
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -45,6 +45,11 @@ class Connection:
     place: Place
     _crt: "CRTTransferManager | None" = field(repr=False)
     _python: "TransferManager" = field(repr=False)
+    _make_hasty: "Callable[[], S3Client]" = field(repr=False)
+
+    def hasty(self) -> "Connection":
+        """The same place, asked with little patience: a store that does not answer is known after 25 s at most."""
+        return replace(self, client=self._make_hasty())
 
     @property
     def fast(self) -> bool:
@@ -82,12 +87,23 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
         read_timeout=60,
         tcp_keepalive=True,
     )
+    hasty = config.merge(
+        Config(
+            retries={"mode": "standard", "total_max_attempts": min(2, _attempts(env))},
+            connect_timeout=5,
+            read_timeout=10,
+        )
+    )
     with translated(place, "use", ""):
         try:
             session = _session(env, region)
-            client = session.client(
-                "s3", endpoint_url=endpoint, config=config, verify=env.get("AWS_CA_BUNDLE") or None
-            )
+
+            def make(settings: Config) -> "S3Client":
+                return session.client(
+                    "s3", endpoint_url=endpoint, config=settings, verify=env.get("AWS_CA_BUNDLE") or None
+                )
+
+            client = make(config)
         except ValueError:
             # botocore's answer to an address that is none; its text repeats the address, which may hold a password.
             raise Misconfigured(f"cannot use {place}: the endpoint is not a valid address.") from None
@@ -105,7 +121,7 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
             preferred_transfer_client="classic",
         ),
     )
-    return Connection(client, place, crt, python)
+    return Connection(client, place, crt, python, lambda: make(hasty))
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ from selfrewarding.store.errors import (
     NotFound,
     StoreError,
     Unavailable,
+    Unsuitable,
     from_os_error,
 )
 
@@ -67,7 +68,7 @@ _WHICH_CREDENTIALS = (
 _RIGHTS = (
     "They need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket here."
 )
-_REGION = "Set AWS_REGION to the bucket's region."
+_REGION = "Set AWS_REGION (in a run: spec.artifacts.region) to the bucket's region."
 
 _BAD_CREDENTIALS = "The access key or the secret is wrong, or made for another store. " + _WHICH_CREDENTIALS
 _EXPIRED = "The session's credentials have expired: get new ones. " + _WHICH_CREDENTIALS
@@ -98,21 +99,21 @@ _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     "ExpiredToken": (Denied, _EXPIRED),
     "TokenRefreshRequired": (Denied, _EXPIRED),
     "RequestTimeTooSkewed": (Denied, _CLOCK),
-    "PermanentRedirect": (Misconfigured, f"The bucket is in another region. {_REGION}"),
-    "301": (Misconfigured, f"The bucket is in another region. {_REGION}"),
+    "PermanentRedirect": (Unsuitable, f"The bucket is in another region. {_REGION}"),
+    "301": (Unsuitable, f"The bucket is in another region. {_REGION}"),
     "AuthorizationHeaderMalformed": (
-        Misconfigured,
+        Unsuitable,
         f"The request was signed for the wrong region. {_REGION}",
     ),
-    "IllegalLocationConstraintException": (Misconfigured, f"The bucket is in another region. {_REGION}"),
-    "InvalidBucketName": (Misconfigured, "The bucket's name is not valid."),
-    "NotImplemented": (Misconfigured, "The store does not know this request; see the list of tested stores."),
+    "IllegalLocationConstraintException": (Unsuitable, f"The bucket is in another region. {_REGION}"),
+    "InvalidBucketName": (Unsuitable, "The bucket's name is not valid."),
+    "NotImplemented": (Unsuitable, "The store does not know this request; see the list of tested stores."),
     "XNotImplemented": (
-        Misconfigured,
+        Unsuitable,
         "The store does not know this request; see the list of tested stores.",
     ),
-    "KeyTooLongError": (Misconfigured, "The key is too long."),
-    "EntityTooLarge": (Misconfigured, "The object is larger than the store allows."),
+    "KeyTooLongError": (Unsuitable, "The key is too long."),
+    "EntityTooLarge": (Unsuitable, "The object is larger than the store allows."),
     "BadDigest": (Corrupt, "The data changed on its way to the store."),
     "InvalidDigest": (Corrupt, "The data changed on its way to the store."),
     "XAmzContentChecksumMismatch": (Corrupt, "The data changed on its way to the store."),
@@ -218,8 +219,10 @@ def _answer(error: botocore.exceptions.ClientError, place: Place, action: str, k
         found += f" (HTTP {status})"
     kind, remedy = _BY_CODE.get(code) or _by_status(status)
     actual = _actual_region(error)
-    if kind is Misconfigured and actual is not None:
-        remedy = f"The bucket is in region {actual}: set AWS_REGION={actual}."
+    if kind is Unsuitable and actual is not None:
+        remedy = (
+            f"The bucket is in region {actual}: set AWS_REGION={actual} (in a run: spec.artifacts.region)."
+        )
     return kind(f"{found}. {remedy}".rstrip())
 
 
@@ -230,7 +233,7 @@ def _by_status(status: int) -> tuple[type[StoreError], str]:
         if status == int(known):
             return _BY_CODE[known]
     return (
-        Misconfigured,
+        Unsuitable,
         "Check the endpoint, the region and the addressing style (SRR_S3_ADDRESSING=path or virtual).",
     )
 

@@ -19,7 +19,7 @@ from selfrewarding.contract.config import (
     SftParameters,
 )
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.manifests import Images, RunContext, holder_objects, stage_objects
+from selfrewarding.manifests import Images, RunContext, holder_objects, retirement_job, stage_objects
 from selfrewarding.plan.graph import Holder, Model, Stage
 
 UID = "5f0c8ad2-7f0a-4b7e-9a6e-0d1b4f6e2c11"
@@ -359,6 +359,7 @@ SCENARIOS: dict[str, Callable[[], list[RawObject]]] = {
     ),
     "external-writer": lambda: _named(plan(WRITER), StageKind.GENERATE_PROMPTS),
     "indexed-rollout": lambda: _named(plan({"sampler": {"parallelism": 4}}), StageKind.ROLLOUT),
+    "retirement": lambda: [retirement_job(plan(CPU, name="quickstart").context, 1)],
     "pod-templates": lambda: _named(
         plan(TEMPLATES), StageKind.PREFERENCE_OPTIMIZE, StageKind.ROLLOUT, pools=("policy",)
     ),

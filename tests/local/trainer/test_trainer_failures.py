@@ -6,7 +6,14 @@ import pytest
 from tests.support.training_stage import Inputs, surroundings
 
 from selfrewarding.contract.config import StageConfig
-from selfrewarding.contract.program import BadConfiguration, BadData, Retry, Surroundings
+from selfrewarding.contract.program import (
+    BadConfiguration,
+    BadData,
+    PeerLost,
+    Retry,
+    StoreUnavailable,
+    Surroundings,
+)
 from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.data.chat import ChatTemplateError
 from selfrewarding.store import Denied, Unavailable
@@ -23,8 +30,8 @@ class OutOfMemoryError(RuntimeError):
     [
         (ChatTemplateError("no end"), BadData),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), BadConfiguration),
-        (Unavailable("503"), Retry),
-        (Denied("403"), BadConfiguration),
+        (Unavailable("503"), StoreUnavailable),
+        (Denied("403"), StoreUnavailable),
     ],
 )
 def test_an_error_that_a_person_can_mend_says_so(error: Exception, failure: type[Exception]) -> None:
@@ -61,12 +68,42 @@ GLOO = RuntimeError(
 )
 
 
-def test_a_rank_that_lost_its_connection_writes_nothing(
+GLOO_LATE = RuntimeError(
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation"
+)
+NCCL_LATE = RuntimeError(
+    "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, Timeout(ms)=600000)"
+)
+
+
+@pytest.mark.parametrize("error", [GLOO, GLOO_LATE, NCCL_LATE])
+def test_a_rank_that_lost_its_peers_says_only_that(
+    two_ranks: Path, inputs: Inputs, tmp_path: Path, error: RuntimeError
+) -> None:
+    with pytest.raises(PeerLost, match="lost the other ranks"):
+        failing(error)(inputs.sft_config(), surroundings(tmp_path))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("error", [GLOO, Retry("stopped by SIGTERM")])
+def test_it_is_silent_where_another_rank_has_told(
+    two_ranks: Path, inputs: Inputs, tmp_path: Path, error: Exception
+) -> None:
+    for said in ("BadData", "PeerLost"):
+        two_ranks.write_text(
+            TerminationMessage(failure=said, message="why").model_dump_json(), encoding="utf-8"
+        )
+        with pytest.raises(SystemExit) as ended:
+            failing(error)(inputs.sft_config(), surroundings(tmp_path))  # type: ignore[operator]
+        assert ended.value.code == 1
+
+
+def test_a_rank_with_a_reason_of_its_own_goes_before_one_that_lost_it(
     two_ranks: Path, inputs: Inputs, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        failing(GLOO)(inputs.sft_config(), surroundings(tmp_path))  # type: ignore[operator]
-    assert ended.value.code == 1
+    lost = TerminationMessage(failure="PeerLost", message="rank 1 lost the other ranks")
+    two_ranks.write_text(lost.model_dump_json(), encoding="utf-8")
+    with pytest.raises(BadData, match="row 7"):
+        failing(BadData("row 7"))(inputs.sft_config(), surroundings(tmp_path))  # type: ignore[operator]
 
 
 def test_a_rank_that_is_stopped_after_another_failed_does_not_write_over_its_reason(

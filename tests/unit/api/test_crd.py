@@ -65,9 +65,13 @@ def test_every_field_of_the_spec_and_status_has_a_text() -> None:
 
 
 def test_cross_field_rules_are_cel() -> None:
-    rules = [rule["rule"] for _, node in nodes(SCHEMA) for rule in node.get("x-kubernetes-validations", [])]
-    assert len(rules) == len(set(rules)) >= 7
-    assert "self.uri == oldSelf.uri" in rules
+    rules = [
+        (path, rule["rule"])
+        for path, node in nodes(SCHEMA)
+        for rule in node.get("x-kubernetes-validations", [])
+    ]
+    assert len(rules) == len(set(rules)) >= 16
+    assert (".spec.artifacts", "self.uri == oldSelf.uri") in rules
 
 
 def test_conditions_are_a_map_by_type() -> None:

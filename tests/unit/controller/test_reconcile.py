@@ -6,13 +6,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tests.support.builders import NOW, make_run, make_spec
 
 from selfrewarding.api.conditions import get_condition
-from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunStatus, StageSummary
-from selfrewarding.cluster.protocol import ClusterError, Conflict, Forbidden, RunKey, Unavailable
+from selfrewarding.api.run import (
+    SelfRewardingRun,
+    SelfRewardingRunSpec,
+    SelfRewardingRunStatus,
+    StageSummary,
+)
+from selfrewarding.cluster.protocol import (
+    ClusterError,
+    Conflict,
+    Forbidden,
+    InvalidRun,
+    NameTaken,
+    Refused,
+    RunKey,
+    Unavailable,
+)
 from selfrewarding.contract import CONTRACT_VERSION
-from selfrewarding.controller.reconcile import LONGEST_BACKOFF, NEVER, Reconciler
+from selfrewarding.controller.reconcile import BLOCKED, LONGEST_BACKOFF, NEVER, Reconciler
 from selfrewarding.plan.actions import Decision, Delete, Event, ScaleHolder, StartHolder, StartStage
 from selfrewarding.plan.graph import outline
 from selfrewarding.plan.observed import Child, Observed, Phase
@@ -176,11 +191,54 @@ async def test_an_unavailable_api_backs_off_up_to_a_minute_and_nothing_is_writte
 async def test_missing_rights_are_told_in_status_and_do_not_flicker():
     cluster, clock = RecordingCluster(fail={"create": Forbidden("cannot create Jobs")}), Clock()
     reconciler = Reconciler(cluster, clock, decide=deciding(StartStage(stage=PREPARE, attempt=1)))
-    await reconciler.reconcile(KEY)
-    assert conditions(cluster.written[-1]) == {"Stalled": ("True", "Forbidden")}
+    assert await reconciler.reconcile(KEY) == BLOCKED, "nobody tells when rights have been granted"
+    told = {"Stalled": ("True", "Forbidden"), "Ready": ("False", "Forbidden")}
+    assert conditions(cluster.written[-1]) == told
+    assert cluster.written[-1].waiting_for == "cannot create Jobs"
+    assert cluster.calls[-1] == "post_events Forbidden"
     clock.now += timedelta(hours=1)
     await reconciler.reconcile(KEY)
     assert len(cluster.written) == 1, "the same condition must not be written again"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Refused("A ResourceQuota refuses it.", reason="QuotaExceeded"), "QuotaExceeded"),
+        (Refused("An admission policy refuses it.", reason="NotAdmitted"), "NotAdmitted"),
+        (NameTaken("it exists and does not belong to this run"), "NameTaken"),
+    ],
+)
+async def test_what_the_cluster_does_not_take_is_told_and_goes_on_by_itself(error, reason):
+    cluster = RecordingCluster(fail={"create": error})
+    reconciler = Reconciler(cluster, Clock(), decide=deciding(StartStage(stage=PREPARE, attempt=1)))
+    assert await reconciler.reconcile(KEY) == BLOCKED
+    [status] = cluster.written
+    assert conditions(status) == {"Stalled": ("True", reason), "Ready": ("False", reason)}
+    assert get_condition(status.conditions, "Ready").message == str(error)
+    assert reconciler.failed_passes(KEY) is None, "the pass itself went well"
+    cluster.fail.clear()
+    await reconciler.reconcile(KEY)
+    assert [one["kind"] for one in cluster.made][-2:] == ["ConfigMap", "Job"]
+
+
+async def test_the_api_servers_wish_to_be_left_alone_is_heeded():
+    cluster = RecordingCluster(fail={"get_run": Unavailable("too many requests", retry_after=17)})
+    reconciler = Reconciler(cluster, Clock(), decide=deciding())
+    assert await reconciler.reconcile(KEY) == 17
+    cluster.fail["get_run"] = Unavailable("too many requests")
+    assert await reconciler.reconcile(KEY) == 2.0
+
+
+async def test_a_spec_that_this_release_cannot_read_is_a_failed_run():
+    run = make_run(generation=4)
+    with pytest.raises(ValidationError) as caught:
+        SelfRewardingRunSpec.model_validate({"iterations": 0})
+    cluster = RecordingCluster(fail={"get_run": InvalidRun(run, caught.value)})
+    assert await Reconciler(cluster, Clock(), decide=deciding()).reconcile(KEY) == NEVER
+    [status] = cluster.written
+    assert conditions(status)["Failed"] == ("True", "InvalidSpec")
+    assert get_condition(status.conditions, "Failed").message.startswith("spec.")
 
 
 async def test_a_spec_that_cannot_be_is_a_failed_run_until_it_is_edited(monkeypatch):

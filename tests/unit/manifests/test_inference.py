@@ -219,6 +219,23 @@ def test_streamer_lets_the_server_read_the_weights_from_the_store() -> None:
     assert '"distributed": true' in str(options(plan(PAPER))["--model-loader-extra-config"])
 
 
+@pytest.mark.parametrize("block", [CPU, PAPER, JUDGE, merged(CPU, STREAMER)])
+def test_the_servers_key_comes_by_a_file_and_stands_in_no_manifest(block: dict[str, Any]) -> None:
+    """The init container derives it; what asks the server derives it too (`contract.server_key`)."""
+    made = plan(block)
+    for pool in made.holders:
+        assert options(made, pool)["--config"] == f"$({environment.SERVER_CONFIG})"
+        assert env(server(made, pool))[environment.SERVER_CONFIG].startswith("/model/")
+        assert env(fetch(made, pool))[environment.SERVER_CONFIG].endswith(".yaml"), (
+            "vLLM takes no other ending"
+        )
+    text = json.dumps(made.everything())
+    assert not re.search(r"api-key|API_KEY|Bearer", text)
+    told = ServeConfig.model_validate_json(made.pool()["ConfigMap"]["data"]["config.json"])
+    asks = stage_config(made.context, made.stages[StageKind.ROLLOUT])
+    assert (told.served_name, told.run.uid) == (asks.servers["policy"].name, asks.run.uid)
+
+
 def test_streamer_without_s3_is_an_error_that_says_what_to_do() -> None:
     made = plan(merged(STREAMER, {"artifacts": {"uri": "file:///runs"}}))
     with pytest.raises(InvalidOption, match=r"serving\.load Streamer .*'file:///runs': use Copy"):

@@ -108,6 +108,7 @@ def test_objects_belong_to_the_run_and_say_what_they_are(made: Plan) -> None:
         ]
         for found in (metadata["labels"], *(template["metadata"]["labels"] for template in templates(one))):
             assert {labels.RUN, labels.ITERATION, labels.ATTEMPT, labels.KEY, labels.MANAGED_BY} <= set(found)
+            assert found[labels.MANAGED_BY] == "selfrewarding-operator", "watches select by it, on the server"
             assert re.fullmatch(r"[0-9a-f]{16}", found[labels.KEY])
             assert (labels.STAGE in found) != (labels.HOLDER in found)
             assert (labels.STAGE in found) == (labels.ARTIFACT in found)

@@ -288,7 +288,9 @@ def test_an_image_that_cannot_be_pulled_is_told_while_the_run_waits() -> None:
     cluster.settle()
     assert cluster.condition("Stalled") == ("True", "PodCannotStart")
     assert cluster.condition("Failed")[0] == "False"
-    assert 'Back-off pulling image "trainer:1"' in (cluster.status.waiting_for or "")
+    assert cluster.status.waiting_for == "image trainer:1 (cannot be pulled)"
+    ready = next(one for one in cluster.status.conditions if one.type == "Ready")
+    assert 'Back-off pulling image "trainer:1". Check the image' in ready.message
     change_pods(cluster, waiting_reason=None, waiting_message=None)
     cluster.finish_everything()
     assert cluster.condition("Stalled")[0] == "False"
@@ -300,7 +302,9 @@ def test_pods_without_a_node_tell_what_the_scheduler_says() -> None:
     change_pods(cluster, scheduling_message="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
     cluster.settle()
     assert cluster.condition("Ready") == ("True", "WaitingForNodes")
-    assert "Insufficient nvidia.com/gpu" in (cluster.status.waiting_for or "")
+    assert (cluster.status.waiting_for or "").startswith("1 GPU on one node for pod ")
+    ready = next(one for one in cluster.status.conditions if one.type == "Ready")
+    assert "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts by itself" in ready.message
 
 
 def test_progress_is_the_sum_over_the_pods_of_the_stage() -> None:

@@ -51,6 +51,23 @@ ENDED_WITH_OTHERS = failed(exit_code=143, deleting_since=NOW, index=1)
         pytest.param([failed(exit_code=137, reason="OOMKilled")], False, "OutOfMemory", id="out of memory"),
         pytest.param([failed(exit_code=None, reason="Evicted")], False, "Infrastructure", id="evicted"),
         pytest.param([failed(exit_code=None, reason="OutOfcpu")], False, "Infrastructure", id="refused by its node"),
+        pytest.param([failed(termination=said("PeerLost"))], True, "PeerLost", id="a collective's time-out"),
+        pytest.param(
+            [failed(termination=said("PeerLost")), failed(termination=said("Unknown"), index=1)], True, "Unknown",
+            id="a program's own error explains why its peers lost it",
+        ),
+        pytest.param(
+            [failed(termination=said("PeerLost")), failed(exit_code=None, reason="NodeLost", index=1)], True,
+            "Infrastructure", id="a lost node explains it too",
+        ),
+        pytest.param(
+            [failed(termination=said("PeerLost")), failed(exit_code=137, reason="OOMKilled", index=1)], True,
+            "OutOfMemory", id="and so does a rank that ran out of memory",
+        ),
+        pytest.param(
+            [failed(termination=said("StoreUnavailable")), failed(exit_code=None, reason="Evicted", index=1)], True,
+            "StoreUnavailable", id="the store outlives a node",
+        ),
         pytest.param([], True, "Infrastructure", id="no pod is left"),
         pytest.param([ENDED_WITH_OTHERS], True, "Infrastructure", id="only a pod that was ended with the others"),
         pytest.param(
@@ -87,7 +104,17 @@ def test_a_missing_parent_is_named() -> None:
         pytest.param({"restarts": 3, "ready": True}, None, id="ready again"),
         pytest.param({"restarts": 3, "ready": False}, "Unknown", id="three restarts without Ready"),
         pytest.param(
-            {"restarts": 3, "ready": False, "reason": "OOMKilled"}, "OutOfMemory", id="out of memory"
+            {"restarts": 1, "ready": False, "reason": "OOMKilled"},
+            None,
+            id="out of memory once, perhaps when busy",
+        ),
+        pytest.param(
+            {"restarts": 2, "ready": False, "reason": "OOMKilled"}, "OutOfMemory", id="out of memory again"
+        ),
+        pytest.param(
+            {"ready": False, "termination": said("StoreUnavailable")},
+            "StoreUnavailable",
+            id="waits with its GPUs",
         ),
         pytest.param(
             {"ready": False, "termination": said("BadConfiguration")}, "BadConfiguration", id="told at once"

@@ -113,8 +113,7 @@ def test_survival_rule_04_training_starts_when_no_pod_of_the_server_lives() -> N
     cluster.succeed(cluster.job(StageKind.BUILD_PREFERENCES))
     decision = cluster.settle()
     assert not cluster.jobs()
-    assert cluster.status.waiting_for is not None
-    assert "to leave the GPUs" in cluster.status.waiting_for
+    assert cluster.status.waiting_for == "2 pods of the server of M1 to end"
     assert decision.requeue_after <= 10
     cluster.later(31)
     cluster.settle()
@@ -187,6 +186,16 @@ def test_survival_rule_04_the_time_of_a_hand_over_is_in_status() -> None:
     cluster.settle()
     assert cluster.status.handover_seconds == 42
     assert cluster.status.handover_since is None
+    dpo = cluster.job(StageKind.PREFERENCE_OPTIMIZE)
+    assert cluster.status.attempts[dpo.child.key].handover_seconds == 42
+    cluster.succeed(dpo)
+    cluster.settle()
+    assert cluster.status.results[dpo.child.key].handover_seconds == 42, (
+        "of each stage, for as long as it is known"
+    )
+    others = [one for one in cluster.status.results.values() if one.stage == StageKind.BUILD_PREFERENCES]
+    assert others
+    assert all(one.handover_seconds is None for one in others), "it used none"
 
 
 # ---------------------------------------------------------------------- 5: gangs
@@ -227,6 +236,6 @@ def test_survival_rule_05_a_server_that_finds_no_node_goes_too() -> None:
     cluster.later(61)
     cluster.settle()
     assert list(cluster.deployments()) == []
-    assert cluster.condition("Ready") == ("True", "BackingOff")
+    assert cluster.condition("Ready") == ("False", "PodsNotStarted")
     cluster.later(200)
     assert len([action for action in cluster.one_pass().actions if isinstance(action, StartHolder)]) == 1

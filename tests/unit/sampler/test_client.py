@@ -10,7 +10,7 @@ from tests.support.scripted_server import Fault, ScriptedServer
 
 from selfrewarding.api.algorithm import EndpointSpec
 from selfrewarding.contract.config import ServedModel
-from selfrewarding.contract.program import BadConfiguration, Retry
+from selfrewarding.contract.program import BadConfiguration, Retry, ServerKeyRefused
 from srr_sampler.chat_endpoint import ChatEndpoint
 from srr_sampler.client import CompletionClient, error_text, retry_seconds
 from srr_sampler.sampling import CompletionRequest, Sampling
@@ -25,9 +25,9 @@ def server() -> Iterator[ScriptedServer]:
         yield scripted
 
 
-def client_of(*servers: ScriptedServer, max_num_seqs: int = 8) -> CompletionClient:
+def client_of(*servers: ScriptedServer, max_num_seqs: int = 8, key: str | None = None) -> CompletionClient:
     served = ServedModel(name=MODEL, max_model_len=2048, max_num_seqs=max_num_seqs, replicas=len(servers))
-    return CompletionClient("policy", served, ",".join(server.url for server in servers))
+    return CompletionClient("policy", served, ",".join(server.url for server in servers), key=key)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_a_request_that_always_fails_ends_the_attempt(
             await client.complete(request())
 
 
-@pytest.mark.parametrize("status", [400, 401, 413, 422])
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
 async def test_a_refusal_is_final_and_says_the_servers_words(
     client: CompletionClient, server: ScriptedServer, status: int
 ) -> None:
@@ -304,3 +304,43 @@ async def test_an_endpoint_that_always_fails_ends_the_attempt(
     async with ChatEndpoint(endpoint_of(server), "") as endpoint:
         with pytest.raises(Retry, match="failed 8 times"):
             await endpoint.complete("More.", SAMPLING, 1)
+
+
+KEY = "0123456789abcdef" * 4
+
+
+async def test_the_key_goes_with_every_request_and_nothing_shows_it() -> None:
+    with ScriptedServer(MODEL, key=KEY) as server:
+        async with client_of(server, key=KEY) as client:
+            assert (await client.complete(request())).samples
+            assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+            assert KEY not in str(client.problem)
+
+
+async def test_servers_that_refuse_the_key_for_good_end_the_stage_so_that_they_are_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user's Secret was changed after the servers had started."""
+    monkeypatch.setattr("srr_sampler.client.REFUSED_SECONDS", 0.5)
+    with ScriptedServer(MODEL, key="the old one") as server:
+        async with client_of(server, key=KEY) as client:
+            with pytest.raises(ServerKeyRefused, match="the Secret was changed") as failed:
+                await client.complete(request())
+            assert not server.requests
+            with pytest.raises(ServerKeyRefused):
+                await client.ready()
+    assert KEY not in caplog.text + str(failed.value)
+
+
+async def test_a_key_that_is_refused_for_a_moment_is_no_failure(
+    client: CompletionClient, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of the last attempt answers at the same address while it ends."""
+    monkeypatch.setattr("srr_sampler.client.REFUSED_SECONDS", 5.0)
+    await client.complete(request())
+    server.key = "the old one"
+    asking = asyncio.create_task(client.complete(request(1)))
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    server.key = None
+    assert (await asking).samples

@@ -116,7 +116,7 @@ def test_rule_13_a_kill_changes_neither_the_prompts_nor_asks_anything_twice(
     restart(server)
     killed = place.start(config, {"policy": server}, "killed")
     deadline = time.monotonic() + 60
-    while not any(place.store.list(prefix)) and time.monotonic() < deadline:
+    while not any(place.store.list(f"{prefix}/attempts")) and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()

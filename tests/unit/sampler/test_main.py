@@ -99,7 +99,7 @@ def test_unknown_arguments_are_bad_configuration() -> None:
         check=False,
     )
     assert done.returncode == ExitCode.BAD_CONFIGURATION
-    assert done.stderr == "unknown arguments 'fetch-modle': expected none, or fetch-model\n"
+    assert done.stderr == "unknown arguments 'fetch-modle': expected none, fetch-model or retire\n"
 
 
 def test_sigterm_ends_a_stage_at_once_although_a_thread_still_waits(tmp_path: Path) -> None:

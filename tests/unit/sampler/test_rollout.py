@@ -327,7 +327,7 @@ def test_rows_that_were_finished_are_not_asked_for_again_after_a_kill(
     prefix = f"stages/Rollout/{config.key}"
     killed = place.start(config, {"policy": server}, "killed")
     deadline = time.monotonic() + 60
-    while not any(place.store.list(prefix)) and time.monotonic() < deadline:
+    while not any(place.store.list(f"{prefix}/attempts")) and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()

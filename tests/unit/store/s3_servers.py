@@ -1,7 +1,4 @@
-"""Real S3 servers on the loopback: moto's, and versitygw where its binary is there.
-
-Run as a program it builds versitygw from the Go module proxy into the cache: `python tests/unit/store/s3_servers.py`.
-"""
+"""Real S3 servers on the loopback: moto's, and versitygw where its binary is there (`make versitygw` builds it)."""
 
 import contextlib
 import functools
@@ -10,45 +7,20 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-VERSITYGW = "v1.8.0"
+from tests.cluster.testbed import binaries
+
 ACCESS, SECRET = "test-access-key", "test-secret-key-never-shown"
 
 
 def versitygw_path() -> Path:
-    cache = Path(os.environ.get("SRR_CACHE") or Path.home() / ".cache" / "selfrewarding")
-    return cache / "bin" / f"versitygw-{VERSITYGW}" / "versitygw"
-
-
-def build_versitygw() -> Path | None:
-    """The binary, built if needed; None without Go. Another version lies in another folder."""
-    path = versitygw_path()
-    if path.exists():
-        return path
-    if shutil.which("go") is None:
-        return None
-    building = path.parent.with_name(f"{path.parent.name}.{os.getpid()}")
-    subprocess.run(
-        [
-            "go",
-            "install",
-            "-trimpath",
-            "-ldflags=-s -w",
-            f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}",
-        ],
-        env={**os.environ, "GOBIN": str(building), "CGO_ENABLED": "0"},
-        check=True,
-    )
-    with contextlib.suppress(OSError):  # somebody else was quicker
-        building.rename(path.parent)
-    shutil.rmtree(building, ignore_errors=True)
-    return path
+    """Where the test cluster's builds put it, in the version that its versions file names."""
+    return binaries.path("versitygw")
 
 
 def has_attributes(folder: Path) -> bool:
@@ -62,10 +34,12 @@ def has_attributes(folder: Path) -> bool:
 @functools.cache
 def names() -> tuple[str, ...]:
     """The servers that there are here. versitygw is built only if SRR_TEST_VERSITYGW=1 asks for it."""
-    wanted = versitygw_path().exists() or os.environ.get("SRR_TEST_VERSITYGW") == "1"
-    if wanted and has_attributes(Path(tempfile.gettempdir())) and build_versitygw() is not None:
-        return "moto", "versitygw"
-    return ("moto",)
+    part = binaries.part("versitygw")
+    wanted = part.built or (os.environ.get("SRR_TEST_VERSITYGW") == "1" and shutil.which("go"))
+    if not wanted or not has_attributes(Path(tempfile.gettempdir())):
+        return ("moto",)
+    binaries.build(part)
+    return "moto", "versitygw"
 
 
 def settings(endpoint: str) -> dict[str, str]:
@@ -149,10 +123,3 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"versitygw did not start:\n{log.read_text()}")
-
-
-if __name__ == "__main__":
-    found = build_versitygw()
-    if found is None:
-        sys.exit("versitygw is not built: there is no `go` on PATH")
-    print(found)

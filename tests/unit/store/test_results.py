@@ -6,12 +6,12 @@ import pytest
 
 from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.config import StageRef
-from selfrewarding.contract.program import BadConfiguration, BadData, ParentMissing, Retry
+from selfrewarding.contract.program import BadConfiguration, BadData, ParentMissing, StoreUnavailable
 from selfrewarding.contract.result import StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.errors import DataError
 from selfrewarding.store import open_store
-from selfrewarding.store.errors import Corrupt, Denied, Unavailable
+from selfrewarding.store.errors import Corrupt, Denied, Misconfigured, NoSpace, Unavailable, Unsuitable
 from selfrewarding.store.failures import stage_failure
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import (
@@ -105,7 +105,13 @@ def test_a_result_that_is_no_document_is_corrupt(store: ArtifactStore) -> None:
 
 def test_errors_mean_the_stage_failure_that_fits() -> None:
     data = DataError(file="f", found="x", expected="y", remedy="z")
-    assert isinstance(stage_failure(Unavailable("later")), Retry)
-    assert isinstance(stage_failure(Denied("no")), BadConfiguration)
+    for mended_elsewhere in (
+        Unavailable("later"),
+        Denied("no"),
+        NoSpace("full"),
+        Unsuitable("another region"),
+    ):
+        assert isinstance(stage_failure(mended_elsewhere), StoreUnavailable)
+    assert isinstance(stage_failure(Misconfigured("no such scheme")), BadConfiguration)
     assert isinstance(stage_failure(data), BadData)
     assert stage_failure(ZeroDivisionError()) is None

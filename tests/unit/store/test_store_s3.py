@@ -3,6 +3,7 @@
 import base64
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,15 @@ from selfrewarding.store import (
     ArtifactStore,
     Corrupt,
     Denied,
-    Misconfigured,
     NoSpace,
     NotFound,
     StoreError,
     Unavailable,
+    Unsuitable,
     open_store,
 )
 from selfrewarding.store.s3 import S3Store
+from selfrewarding.store.s3_client import Connection
 
 Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -92,17 +94,17 @@ def at(address: str) -> ArtifactStore:
             400,
             "AuthorizationHeaderMalformed",
             "<Region>eu-west-1</Region>",
-            Misconfigured,
+            Unsuitable,
             "set AWS_REGION=eu-west-1",
         ),
-        (400, "IllegalLocationConstraintException", "", Misconfigured, "another region"),
-        (501, "NotImplemented", "", Misconfigured, "does not know this request"),
+        (400, "IllegalLocationConstraintException", "", Unsuitable, "another region"),
+        (501, "NotImplemented", "", Unsuitable, "does not know this request"),
         (507, "XMinioStorageFull", "", NoSpace, "delete results"),
         (507, "Whatever", "", NoSpace, "delete results"),
         (503, "SlowDown", "", Unavailable, "may succeed later"),
         (500, "InternalError", "", Unavailable, "may succeed later"),
         (400, "BadDigest", "", Corrupt, "changed on its way"),
-        (418, "Teapot", "", Misconfigured, "SRR_S3_ADDRESSING"),
+        (418, "Teapot", "", Unsuitable, "SRR_S3_ADDRESSING"),
     ],
 )
 def test_the_check_before_a_run_says_what_to_do(
@@ -136,6 +138,27 @@ def test_nobody_answers() -> None:
     assert caught.value.retryable
 
 
+def test_a_store_that_is_silent_is_known_within_half_a_minute() -> None:
+    """A NetworkPolicy that drops packets, a wrong address: Prepare says so before somebody wonders."""
+    settings = s3_servers.settings("http://192.0.2.1:9000")
+    store = open_store("s3://bucket/prefix", settings)
+    assert isinstance(store, S3Store)
+    config = store._connection.hasty().client.meta.config
+    attempts = config.retries["total_max_attempts"]
+    between = 1.0  # botocore's standard mode: at most 1 s before the second try
+    assert attempts * max(config.connect_timeout, config.read_timeout) + (attempts - 1) * between <= 25
+    assert store._client.meta.config.read_timeout == 60, "transfers are patient"
+
+    def say_nothing(request: http.server.BaseHTTPRequestHandler) -> None:
+        time.sleep(12)
+
+    begun = time.monotonic()
+    with answering(say_nothing) as address:
+        with pytest.raises(Unavailable, match="no answer"):
+            at(address).check_writable()
+        assert time.monotonic() - begun < 12, "one attempt"
+
+
 def test_a_server_that_speaks_no_tls() -> None:
     with (
         answering(s3_error(500, "InternalError")) as address,
@@ -153,14 +176,15 @@ def test_a_bucket_that_is_not_there(s3_settings: dict[str, str]) -> None:
             call()
 
 
-def test_a_store_that_lets_a_second_writer_in(s3_store: S3Store) -> None:
+def test_a_store_that_lets_a_second_writer_in(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results would be overwritten: better known before a GPU is spent."""
 
     def forget_the_condition(params: dict[str, Any], **named: object) -> None:
         params["headers"].pop("If-None-Match", None)
 
     s3_store._client.meta.events.register("before-call.s3.PutObject", forget_the_condition)
-    with pytest.raises(Misconfigured, match="If-None-Match: \\* is ignored"):
+    monkeypatch.setattr(Connection, "hasty", lambda connection: connection)
+    with pytest.raises(Unsuitable, match="If-None-Match: \\* is ignored"):
         s3_store.check_writable()
     assert list(s3_store.list()) == []
 

@@ -5,7 +5,7 @@ import pytest
 import s3transfer.exceptions
 import urllib3.exceptions
 
-from selfrewarding.store import Corrupt, Denied, Misconfigured, StoreError, Unavailable
+from selfrewarding.store import Corrupt, Denied, Misconfigured, StoreError, Unavailable, Unsuitable
 from selfrewarding.store.s3_errors import Place, to_store_error, translated
 
 PLACE = Place("bucket", "eu-west-1", None)
@@ -65,5 +65,5 @@ def test_the_region_that_a_redirect_names() -> None:
         "HeadObject",
     )
     error = to_store_error(answer, PLACE, "look up", "key")
-    assert type(error) is Misconfigured
+    assert type(error) is Unsuitable
     assert "set AWS_REGION=ap-northeast-2" in str(error)
