@@ -12,6 +12,7 @@ from selfrewarding.cli import data
 from selfrewarding.cli.crd import crd_command
 from selfrewarding.cli.local import local_command
 from selfrewarding.cli.models import models_command
+from selfrewarding.cli.operator import operator_command
 from selfrewarding.cli.plan import plan_command
 from selfrewarding.cli.render import render_command
 from selfrewarding.cli.status import status_command
@@ -35,6 +36,7 @@ app.command("local")(local_command)
 app.command("status")(status_command)
 app.command("models")(models_command)
 app.command("crd")(crd_command)
+app.command("operator")(operator_command)
 app.add_typer(data.app, name="data")
 
 

@@ -1,0 +1,171 @@
+"""What Prometheus reads of the operator: its own work, its requests, and how its runs fare.
+
+Never labelled by a run's name: the number of series must not grow with the number of runs. Must not: write anything or
+decide. Neighbours: `loop` reports passes, `measured` statuses, `cluster` and `watches` requests.
+"""
+
+from collections.abc import Callable, Mapping
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+
+from selfrewarding.api.conditions import ConditionType, get_condition
+from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunStatus, StageAttempts
+from selfrewarding.cluster.protocol import ClusterError, RunKey
+
+SERVING = "Serving"
+"""Label `stage` of a serving pool's attempts."""
+_ENDS = (
+    (ConditionType.SUCCEEDED, "Succeeded"),
+    (ConditionType.FAILED, "Failed"),
+    (ConditionType.SUSPENDED, "Suspended"),
+    (ConditionType.STALLED, "Stalled"),
+)
+_PHASES = ("Pending", "Running", *(phase for _, phase in _ENDS))
+_QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LONG = (10, 30, 60, 180, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
+_HANDOVER = (1, 2, 5, 10, 20, 30, 60, 120, 180, 300, 600, 1200, 1800)
+
+
+class Metrics:
+    """All metrics of one process, in a registry of its own. Times are in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._phases: dict[RunKey, str] = {}
+        self._passes = Counter("srr_reconcile", "Passes by how they ended.", ["outcome"], registry=registry)
+        self._pass_seconds = Histogram(
+            "srr_reconcile_duration_seconds", "Time of a pass.", buckets=_QUICK, registry=registry
+        )
+        self._last_success = Gauge(
+            "srr_reconcile_last_success_timestamp_seconds", "When a pass last succeeded.", registry=registry
+        )
+        self._runs = Gauge("srr_runs", "Runs by phase.", ["phase"], registry=registry)
+        for phase in _PHASES:
+            self._runs.labels(phase).set_function(self._count(phase))
+        self._stage_seconds = Histogram(
+            "srr_stage_duration_seconds",
+            "Time of a finished stage's last attempt.",
+            ["stage", "outcome"],
+            buckets=_LONG,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "srr_stage_attempts",
+            "Attempts that were begun, by what made them necessary (First, or the class of the failure before).",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self._handover = Histogram(
+            "srr_handover_seconds",
+            "Time from the end of a stage that used GPUs until the next one computes.",
+            buckets=_HANDOVER,
+            registry=registry,
+        )
+        self._gpu_seconds = Counter("srr_gpu_seconds", "GPU-seconds that runs have used.", registry=registry)
+        self._requests = Counter(
+            "srr_cluster_requests",
+            "Requests to the API server; code 0: no answer.",
+            ["verb", "kind", "code"],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "srr_cluster_request_duration_seconds",
+            "Time of a request to the API server (watches: until their first answer).",
+            ["verb"],
+            buckets=_QUICK,
+            registry=registry,
+        )
+        self._leader = Gauge("srr_leader", "1 if this process holds the Lease.", registry=registry)
+
+    def serve(self, port: int) -> Callable[[], None]:
+        """Answer /metrics in a thread; returns what ends that. Raises OSError if the port is taken."""
+        server: WSGIServer
+        server, thread = start_http_server(port, registry=self.registry)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    def lead(self, leads: bool) -> None:
+        """Whether this process holds the Lease."""
+        self._leader.set(leads)
+
+    def passed(self, seconds: float, error: Exception | None) -> None:
+        """A pass ended, with this error or well."""
+        self._passes.labels(_outcome(error)).inc()
+        self._pass_seconds.observe(seconds)
+        if error is None:
+            self._last_success.set_to_current_time()
+
+    def requested(self, verb: str, kind: str, code: int, seconds: float) -> None:
+        """A request to the API server was answered; code 0 if it was not."""
+        self._requests.labels(verb, kind, str(code)).inc()
+        self._request_seconds.labels(verb).observe(seconds)
+
+    def seen(self, run: SelfRewardingRun) -> None:
+        """A run, as it was read."""
+        self._phases[_key(run)] = phase_of(run.status)
+
+    def forget(self, key: RunKey) -> None:
+        """A run is gone."""
+        self._phases.pop(key, None)
+
+    def written(self, run: SelfRewardingRun, after: SelfRewardingRunStatus) -> None:
+        """A status was written over the one that the run had."""
+        before = run.status
+        self._phases[_key(run)] = phase_of(after)
+        for short, summary in after.results.items():
+            if short not in before.results and summary.seconds is not None and short in before.attempts:
+                self._stage_seconds.labels(summary.stage, "Succeeded").observe(summary.seconds)
+        for short, entry in after.attempts.items():
+            self._attempt(short, before.attempts, entry, after.stage or before.stage or "")
+        if after.gpu_seconds is not None:
+            self._gpu_seconds.inc(max(0.0, after.gpu_seconds - (before.gpu_seconds or 0.0)))
+        ended = before.handover_since is not None and after.handover_since is None
+        if ended and after.handover_seconds is not None and after.handover_seconds != before.handover_seconds:
+            self._handover.observe(after.handover_seconds)
+
+    def _attempt(
+        self, short: str, before: Mapping[str, StageAttempts], entry: StageAttempts, stage: str
+    ) -> None:
+        old = before.get(short)
+        if entry.attempt > (old.attempt if old else 0):
+            reason = (old.failure if old else None) or entry.failure or "First"
+            # Entries of serving pools are named `<key>-<pool>`; of all others at most one is under way at a time.
+            self._attempts.labels(SERVING if "-" in short else stage, reason).inc()
+
+    def _count(self, phase: str) -> Callable[[], float]:
+        return lambda: float(sum(one == phase for one in list(self._phases.values())))
+
+
+def phase_of(status: SelfRewardingRunStatus) -> str:
+    """One word for where a run stands."""
+    for kind, phase in _ENDS:
+        condition = get_condition(status.conditions, kind)
+        if condition is not None and condition.status == "True":
+            return phase
+    return "Running" if status.stage is not None else "Pending"
+
+
+def _key(run: SelfRewardingRun) -> RunKey:
+    return RunKey(run.metadata.namespace or "default", run.metadata.name)
+
+
+def _outcome(error: Exception | None) -> str:
+    if error is None:
+        return "Success"
+    return type(error).__name__ if isinstance(error, ClusterError) else "Error"
