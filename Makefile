@@ -13,6 +13,10 @@ SRR_CACHE ?= $(HOME)/.cache/selfrewarding
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Processes of the unit tests.
 JOBS ?= auto
+# How long `make test-chaos` goes on.
+MINUTES ?= 60
+# Of the images, those that `make images` builds: all.
+IMAGES ?=
 
 export SRR_CACHE
 export UV_CACHE_DIR ?= $(SRR_CACHE)/uv
@@ -33,13 +37,15 @@ ENV_STAMP := .venv/.installed-$(shell cat $(ENV_INPUTS) | sha256sum | cut -c1-16
 MODEL := $(ARTIFACTS)/models/smollm2-135m-instruct
 REPORTS := $(ARTIFACTS)/reports
 PYTEST := $(PY) -m pytest
-UNIT_TESTS := $(wildcard tests/unit tests/golden)
+UNIT_TESTS := $(wildcard tests/unit tests/golden tests/controller)
+# What `make lock` writes: the whole environment, what each image installs, and what images build with.
+REQUIREMENTS = $(wildcard requirements/*.txt images/*/requirements.txt)
 # Everything that `make generate` writes; `make check` fails where it is out of date.
-GENERATED := crds/selfrewardingruns.yaml tests/golden
+GENERATED := crds/selfrewardingruns.yaml charts/selfrewarding-operator/files tests/golden
 
 .PHONY: help
 help: ## List the targets and settings
-	@awk 'BEGIN {FS = ":.*## "; print "Targets:"} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "; print "Targets:"} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nSettings (make TARGET NAME=value):\n'
 	@awk '/^# / {why = substr($$0, 3)} /^[A-Z_]+ \?= / {name = $$1; sub(/^[^=]*= /, ""); printf "  %-10s %s\n  %-10s default: %s\n", name, why, "", $$0}' $(MAKEFILE_LIST)
 
@@ -75,8 +81,16 @@ lock: $(UV) ## Resolve pyproject.toml again into requirements/ (UPGRADE=1: to th
 	@'$(UV)' pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-emit-index-url \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' \
 	    $(if $(UPGRADE),--upgrade) --output-file requirements/environment.txt
-	@! grep -nE '^(-|[^#]*(://|index-url|find-links))' requirements/environment.txt || { \
-	    echo 'requirements/environment.txt names a place: only versions and digests belong there.' >&2; exit 1; }
+	@# What each image installs: the same versions, of one extra.
+	@lock() { '$(UV)' pip compile --quiet --constraint requirements/environment.txt --generate-hashes --no-emit-index-url \
+	    --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' "$$@"; }; \
+	for image in operator sampler vllm-cpu; do \
+	    lock pyproject.toml --extra $$image --output-file images/$$image/requirements.txt; done; \
+	lock pyproject.toml --extra trainer --no-emit-package deepspeed --output-file images/trainer/requirements.txt; \
+	for package in cyclonedx-bom hatchling torch; do echo "$$package" | lock - --output-file requirements/$$package.txt; done; \
+	echo deepspeed | lock - --no-deps --output-file requirements/deepspeed.txt
+	@! grep -nE '^(-|[^#]*(://|index-url|find-links))' $(REQUIREMENTS) || { \
+	    echo 'A list of requirements names a place: only versions and digests belong there.' >&2; exit 1; }
 
 ## ---------------------------------------------------------------- the main job
 
@@ -89,11 +103,59 @@ quickstart: env $(ARTIFACTS)/data/quickstart ## From M0 to M3 on this machine, w
 $(ARTIFACTS)/data/quickstart:
 	@mkdir -p $@ && cp crds/examples/seeds/*.jsonl $@/
 
+## ---------------------------------------------------------------- test cluster
+
+# The test cluster that the cluster-* targets mean; several live side by side by name.
+CLUSTER ?= default
+TESTBED := $(PYTHON) -m tests.cluster.testbed
+
+.PHONY: cluster-build
+cluster-build: ## Build what the test cluster is made of: Kubernetes, etcd, containerd … (about 20 minutes, once for each version)
+	@$(TESTBED) build
+
+.PHONY: cluster-up
+cluster-up: ## Start a real one-node Kubernetes in a network namespace (Debian, root, Go; prints KUBECONFIG)
+	@$(TESTBED) up --name $(CLUSTER)
+
+.PHONY: cluster-ready
+cluster-ready: env ## All that test-cluster needs and that takes long: its parts and the images, built once for each version
+	@if reason=$$($(TESTBED) missing); then echo "NO TEST CLUSTER: $$reason"; else \
+	    $(TESTBED) build && $(TESTBED) up --name $(CLUSTER) && $(MAKE) images && $(TESTBED) down --name $(CLUSTER); fi
+
+.PHONY: cluster-down
+cluster-down: ## Stop it, or clean up what a killed one left; images stay
+	@$(TESTBED) down --name $(CLUSTER)
+
+.PHONY: cluster-status
+cluster-status: ## Its parts, addresses and KUBECONFIG
+	@$(TESTBED) status --name $(CLUSTER)
+
+## ---------------------------------------------------------------- images
+
+.PHONY: images
+images: env ## Build the images into the test cluster's store, as far as they changed (the cluster is up)
+	@$(PY) -m tests.cluster.testbed images --name '$(CLUSTER)' $(IMAGES)
+
+SBOM_TOOL := $(SRR_CACHE)/sbom/$(shell cat requirements/cyclonedx-bom.txt | sha256sum | cut -c1-16)
+
+$(SBOM_TOOL): | $(UV)
+	@'$(UV)' venv --quiet --clear --python '$(PYTHON)' '$@.part'
+	@'$(UV)' pip install --quiet --python '$@.part/bin/python' --no-deps --require-hashes --requirement requirements/cyclonedx-bom.txt
+	@rm -rf '$@' && mv '$@.part' '$@'
+
+.PHONY: sbom
+sbom: $(SBOM_TOOL) ## What Python packages are in each image (CycloneDX 1.6), into artifacts/sbom
+	@mkdir -p $(ARTIFACTS)/sbom
+	@for image in operator sampler trainer vllm-cpu; do \
+	    cat images/$$image/requirements.txt $$([[ $$image != trainer ]] || echo requirements/deepspeed.txt) \
+	    | PYTHONWARNINGS=ignore '$(SBOM_TOOL)/bin/python' -m cyclonedx_py requirements --output-reproducible --mc-type application --pyproject pyproject.toml \
+	        --output-file $(ARTIFACTS)/sbom/$$image.cdx.json - && echo $(ARTIFACTS)/sbom/$$image.cdx.json; done
+
 ## ---------------------------------------------------------------- tests
 
 .PHONY: test
 test: env ## All checks and tests, with the seconds of each part
-	@$(PYTHON) .ci/parts.py --reports $(REPORTS) check test-unit test-local
+	@$(PYTHON) .ci/parts.py --reports $(REPORTS) --beside cluster-ready check test-unit test-local test-cluster
 
 .PHONY: test-unit
 test-unit: env ## Unit and golden tests
@@ -104,9 +166,17 @@ test-local: env ## A small whole run through the local cluster, with real vLLM a
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
 	@$(PYTEST) -q --timeout 2400 --junitxml $(REPORTS)/test-local.xml tests/local
 
+.PHONY: test-cluster
+test-cluster: env ## The operator on a real Kubernetes node (skips, saying why, where none can run: Debian, root, Go)
+	@$(PYTEST) -q --timeout 3600 --junitxml $(REPORTS)/test-cluster.xml tests/cluster tests/golden/chart
+
+.PHONY: test-chaos
+test-chaos: env cluster-up images ## Kill pods, the operator and containerd at random in one run after another (MINUTES=60)
+	@$(PY) -m tests.cluster.end_to_end.chaos --minutes $(MINUTES)
+
 .PHONY: versitygw
-versitygw: env ## Build the S3 server that the store's tests then use beside moto (needs Go)
-	@$(PY) tests/unit/store/s3_servers.py
+versitygw: ## Build the S3 server that the store's tests then use beside moto (needs Go)
+	@$(TESTBED) build versitygw
 
 .PHONY: bench
 bench: env ## Benchmarks, printed as ratios (about ten minutes; see tests/bench/RESULTS.md)
@@ -138,6 +208,7 @@ format: env ## Format and mend what ruff can mend
 .PHONY: generate
 generate: env ## Write the generated files again: CRD and golden files
 	@$(BIN)/srr crd > crds/selfrewardingruns.yaml.part && mv crds/selfrewardingruns.yaml.part crds/selfrewardingruns.yaml
+	@cp crds/selfrewardingruns.yaml charts/selfrewarding-operator/files/
 	@$(PYTEST) -q -p no:cacheprovider --snapshot-update tests/golden
 
 .PHONY: clean

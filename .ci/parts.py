@@ -1,15 +1,17 @@
 """Run make targets one after another; then say how long each took and how many tests passed.
 
-    python3 .ci/parts.py --reports artifacts/reports check test-unit test-local
+    python3 .ci/parts.py --reports artifacts/reports --beside cluster-build check test-unit test-local test-cluster
 
-A part that fails does not stop the others: one run shows all that is wrong. The counts come from the JUnit
-report `<reports>/<part>.xml` that a part's pytest writes; a part without tests counts as one. Standard library
-only, since it also runs where the environment could not be installed.
+A part that fails does not stop the others: one run shows all that is wrong. The part named by `--beside` runs at low
+priority while the others do, and has ended before the last of them starts: the last needs what it builds. The counts
+come from the JUnit report `<reports>/<part>.xml` that a part's pytest writes; a part without tests counts as one.
+Standard library only, since it also runs where the environment could not be installed.
 """
 
 import argparse
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,32 @@ class Part:
     passed: int
     failed: int
     skipped: int
+    beside: bool = False
+
+
+class Background(threading.Thread):
+    """`make NAME` at the lowest priority; its output waits in a file until it is joined."""
+
+    def __init__(self, name: str, reports: Path) -> None:
+        super().__init__()
+        self.part = Part(name, 0.0, 0, 1, 0, beside=True)
+        self.log = reports / f"{name}.log"
+
+    def run(self) -> None:
+        """The thread's work: run the target and note how long it took."""
+        started = time.monotonic()
+        with self.log.open("wb") as output:
+            command = ["nice", "-n", "19", "make", self.part.name]
+            code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        seconds = time.monotonic() - started
+        self.part = Part(self.part.name, seconds, int(code == 0), int(code != 0), 0, beside=True)
+
+    def outcome(self) -> Part:
+        """Wait for its end and show its output."""
+        self.join()
+        output = self.log.read_text(errors="replace")
+        print(f"\n=== {self.part.name} (ran beside the parts above)\n{output}", flush=True)
+        return self.part
 
 
 def count_tests(report: Path) -> tuple[int, int, int]:
@@ -64,16 +92,27 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="+", metavar="PART", help="a make target")
     parser.add_argument("--reports", type=Path, required=True, help="folder of the JUnit reports")
+    parser.add_argument("--beside", metavar="PART", help="a make target that runs while the others do")
     arguments = parser.parse_args()
     arguments.reports.mkdir(parents=True, exist_ok=True)
-    parts = [run_part(name, arguments.reports) for name in arguments.parts]
+    began = time.monotonic()
+    background = Background(arguments.beside, arguments.reports) if arguments.beside else None
+    if background is not None:
+        background.start()
+    *first, last = arguments.parts
+    parts = [run_part(name, arguments.reports) for name in first]
+    if background is not None:
+        parts.append(background.outcome())
+    parts.append(run_part(last, arguments.reports))
 
     width = max(len(part.name) for part in parts)
     print(f"\n{'part':<{width}}  {'seconds':>8}  {'passed':>7}  {'failed':>7}  {'skipped':>7}")
     for part in parts:
         counts = f"{part.passed:>7}  {part.failed:>7}  {part.skipped:>7}"
-        print(f"{part.name:<{width}}  {part.seconds:>8.1f}  {counts}")
-    print(f"{'all':<{width}}  {sum(part.seconds for part in parts):>8.1f}\n")
+        print(
+            f"{part.name:<{width}}  {part.seconds:>8.1f}  {counts}{'  (beside the others)' if part.beside else ''}"
+        )
+    print(f"{'all':<{width}}  {time.monotonic() - began:>8.1f}\n")
     failed = sum(part.failed for part in parts)
     passed, skipped = sum(part.passed for part in parts), sum(part.skipped for part in parts)
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)

@@ -15,6 +15,10 @@ dead:
 \t@echo '<testsuites><testsuite tests="4" fail' > reports/dead.xml; exit 137
 plain:
 \t@echo checked
+slow:
+\t@sleep 1; echo built > built
+needs:
+\t@cat built
 """
 
 
@@ -61,3 +65,18 @@ def test_report_of_an_earlier_run_is_not_counted(repository: Path, tmp_path: Pat
     (tmp_path / "reports" / "unknown-target.xml").write_text('<testsuite tests="9"/>', encoding="utf-8")
     done = run_parts(tmp_path, repository / ".ci" / "parts.py", "unknown-target")
     assert done.stdout.splitlines()[-1] == "0 passed, 1 failed, 0 skipped"
+
+
+def test_the_part_beside_the_others_has_ended_before_the_last_one_starts(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = run_parts(tmp_path, repository / ".ci" / "parts.py", "--beside", "slow", "plain", "needs")
+    assert done.stdout.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("slow"))
+    assert float(row.split()[1]) >= 1
+
+
+def test_the_part_beside_the_others_counts_when_it_fails(repository: Path, tmp_path: Path) -> None:
+    done = run_parts(tmp_path, repository / ".ci" / "parts.py", "--beside", "dead", "plain", "good")
+    assert done.stdout.splitlines()[-1] == "5 passed, 1 failed, 1 skipped"
+    assert done.returncode == 1
