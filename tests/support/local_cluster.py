@@ -94,17 +94,16 @@ class Objects:
         return self._workload("batch/v1", "Job", name, template, {**spec, "template": template})
 
     def pytorch_job(
-        self, script: str, *, workers: int = 0, name: str = "demo-train", **more: Any
+        self, script: str, *, workers: int = 1, name: str = "demo-train", **more: Any
     ) -> dict[str, Any]:
         template = self.template(script, container="pytorch", **more)
         del template["spec"]["restartPolicy"]
-        replicas = {"Master": {"replicas": 1, "restartPolicy": "Never", "template": template}}
-        if workers:
-            replicas["Worker"] = {"replicas": workers, "restartPolicy": "Never", "template": template}
         spec = {
             "nprocPerNode": "2",
             "runPolicy": {"cleanPodPolicy": "Running"},
-            "pytorchReplicaSpecs": replicas,
+            "pytorchReplicaSpecs": {
+                "Worker": {"replicas": workers, "restartPolicy": "Never", "template": template}
+            },
         }
         return self._workload("kubeflow.org/v1", "PyTorchJob", name, template, spec)
 

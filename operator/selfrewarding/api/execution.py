@@ -106,7 +106,7 @@ class TrainingSpec(ApiModel):
     device: Device = "Cuda"
     """Cpu trains on gloo in float32."""
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Pods: one Master and nodes - 1 Workers."""
+    """Pods: a PyTorchJob's Workers, one on each node."""
     gpus_per_node: int = Field(default=1, ge=1, le=16)
     """Processes per pod, each with its GPU (Cpu: processes)."""
     micro_batch_size: int = Field(default=1, ge=1)

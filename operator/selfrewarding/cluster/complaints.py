@@ -64,7 +64,8 @@ def lacks_pods(raw: RawObject, child: Child, pods: Iterable[Pod], now: datetime)
     """Whether a Job or PyTorchJob should have more pods by now. A Deployment says in a condition why it has not."""
     if child.kind not in ("Job", "PyTorchJob") or child.deleting or now < child.created + PATIENCE:
         return False
-    return child.phase is Phase.PENDING and sum(1 for _ in pods) < wanted_pods(raw)
+    # Also of a job that runs: of a training job's pods one may run and wait for another that a quota refuses.
+    return child.phase not in (Phase.SUCCEEDED, Phase.FAILED) and sum(1 for _ in pods) < wanted_pods(raw)
 
 
 def does_not_start(pod: Pod, now: datetime) -> bool:

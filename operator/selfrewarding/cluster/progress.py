@@ -63,7 +63,7 @@ def _log(namespace: str, pod: str, container: str) -> Call:
 
 
 def _tells_progress(raw: RawObject, pod: Pod) -> bool:
-    """Pods of stages that run or ran; of a training job the master alone, which tells for all."""
+    """Pods of stages that run or ran; of a training job rank 0 alone, which tells for all."""
     stage = (raw["metadata"].get("labels") or {}).get(labels.STAGE)
     if stage is None or pod.phase is Phase.PENDING:
         return False

@@ -25,7 +25,6 @@ PROGRAMS = (batch.CONTAINER, training.CONTAINER, inference.CONTAINER)
 _JUST_STARTING = frozenset({"PodInitializing", "ContainerCreating"})
 _HASH = "pod-template-hash"
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_REPLICA_TYPE = "training.kubeflow.org/replica-type"
 _REPLICA_INDEX = "training.kubeflow.org/replica-index"
 
 _Status = Mapping[str, Any]
@@ -193,11 +192,7 @@ def _phase(text: object) -> Phase:
 
 def _index(metadata: Mapping[str, Any]) -> int:
     marks, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    if replica_type := marks.get(_REPLICA_TYPE):
-        # Node ranks as the training operator gives them: the master is 0, worker i is i + 1.
-        index = number(marks.get(_REPLICA_INDEX)) or 0
-        return index if replica_type.lower() == "master" else index + 1
-    return number(notes.get(_INDEX)) or number(marks.get(_INDEX)) or 0
+    return number(notes.get(_INDEX)) or number(marks.get(_INDEX)) or number(marks.get(_REPLICA_INDEX)) or 0
 
 
 def _gpus(spec: Mapping[str, Any], resource: str) -> int:

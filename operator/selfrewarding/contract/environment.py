@@ -13,6 +13,12 @@ ATTEMPT = "SRR_ATTEMPT"
 """Number of the stage's attempt, from 1."""
 SHARD = "JOB_COMPLETION_INDEX"
 """Index of a pod of an Indexed Job (set by Kubernetes)."""
+RENDEZVOUS_ADDRESS = "PET_MASTER_ADDR"
+"""Host of a training job's rank 0 (torchrun's variable for --master-addr, as those below are for its other flags)."""
+RENDEZVOUS_PORT = "PET_MASTER_PORT"
+"""Port on which rank 0 waits for the others."""
+NODE_RANK = "PET_NODE_RANK"
+"""Number of a training job's pod, from 0."""
 SERVER_URL = {"policy": "SRR_POLICY_URL", "judge": "SRR_JUDGE_URL", "writer": "SRR_WRITER_URL"}
 """Addresses of the servers by role: `http://name:port`, where the name resolves to all replicas (headless Service), or
 several such addresses with commas between."""

@@ -270,7 +270,7 @@ class LocalCluster:
                 ports = [*ports, free_port(taken | set(ports))]
             status[workloads.PORTS] = ports
         elif manifest["kind"] == "PyTorchJob":
-            status[workloads.MASTER_PORT] = free_port(taken)
+            status[workloads.RENDEZVOUS_PORT] = free_port(taken)
 
     def _addresses(self, host: str) -> Sequence[str]:
         """Addresses of all pods behind a Service, by the first part of its DNS name."""

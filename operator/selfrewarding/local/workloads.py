@@ -7,7 +7,6 @@ Neighbours: `cluster` carries the verdict out and stores the end in the object's
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from selfrewarding.api.run import RawObject
 from selfrewarding.contract import environment
@@ -15,7 +14,7 @@ from selfrewarding.local.pod import PodRecord
 from selfrewarding.plan.observed import Phase
 
 WORKLOADS = ("Deployment", "Job", "PyTorchJob")
-MASTER_PORT = "masterPort"
+RENDEZVOUS_PORT = "rendezvousPort"
 """Field of a PyTorchJob's local status: the port of its rendezvous."""
 PORTS = "ports"
 """Field of a Deployment's local status: the ports of its replicas, by slot."""
@@ -126,45 +125,37 @@ def _pytorch_job(manifest: RawObject, pods: Sequence[PodRecord]) -> Verdict:
     if failed is not None:
         message = f"pod {failed.name} failed with {failed.reason} (exit code {failed.exit_code})"
         return Verdict(end=Phase.FAILED, message=message, stop=tuple(pod.uid for pod in stop))
-    # Node rank 0 is the Master: when it succeeds the job has succeeded, whatever its workers still do.
-    if any(pod.index == 0 and pod.phase is Phase.SUCCEEDED for pod in pods):
+    ranks = _ranks(manifest)
+    if {pod.index for pod in pods if pod.phase is Phase.SUCCEEDED} >= {rank.index for rank in ranks}:
         return Verdict(end=Phase.SUCCEEDED, stop=tuple(pod.uid for pod in stop))
-    return Verdict() if pods else Verdict(start=tuple(_ranks(manifest)))
+    return Verdict() if pods else Verdict(start=tuple(ranks))
 
 
 def _ranks(manifest: RawObject) -> list[WantedPod]:
-    """One pod for each node, with the environment that the training operator (v1.9) injects."""
+    """One pod for each Worker, with the environment that the training operator (v1.9) injects, and an address of rank 0
+    on this machine: its Services are not here."""
     spec, name = manifest["spec"], manifest["metadata"]["name"]
-    replicas: list[tuple[str, int, dict[str, Any]]] = [
-        (kind, number, replica)
-        for kind in ("Master", "Worker")
-        if (replica := spec["pytorchReplicaSpecs"].get(kind))
-        for number in range(int(replica.get("replicas", 1)))
-    ]
+    workers = spec["pytorchReplicaSpecs"]["Worker"]
+    nodes = int(workers.get("replicas", 1))
     per_node = str(spec.get("nprocPerNode", "auto"))
-    processes = len(replicas) * (int(per_node) if per_node.isdecimal() else 1)
-    port = str(manifest["status"][MASTER_PORT])
+    processes = nodes * (int(per_node) if per_node.isdecimal() else 1)
     return [
         WantedPod(
-            name=f"{name}-{kind.lower()}-{number}",
+            name=f"{name}-worker-{rank}",
             index=rank,
-            template=replica["template"],
-            restart_policy=replica.get("restartPolicy", "OnFailure"),
+            template=workers["template"],
+            restart_policy=workers.get("restartPolicy", "OnFailure"),
             processes=processes,
             workload_env={
                 "PYTHONUNBUFFERED": "1",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "PET_MASTER_ADDR": "127.0.0.1",
-                "PET_MASTER_PORT": port,
-                "PET_NNODES": str(len(replicas)),
+                environment.RENDEZVOUS_ADDRESS: "127.0.0.1",
+                environment.RENDEZVOUS_PORT: str(manifest["status"][RENDEZVOUS_PORT]),
+                environment.NODE_RANK: str(rank),
+                "PET_NNODES": str(nodes),
                 "PET_NPROC_PER_NODE": per_node,
-                "PET_NODE_RANK": str(rank),
-                "RANK": str(rank),
-                "WORLD_SIZE": str(processes),
             },
         )
-        for rank, (kind, number, replica) in enumerate(replicas)
+        for rank in range(nodes)
     ]
 
 

@@ -13,7 +13,7 @@ from selfrewarding.manifests.context import RunContext
 from selfrewarding.plan.graph import Holder, Stage
 
 MAX_NAME = 51
-"""Worker 1022 of the largest PyTorchJob (1,024 nodes) adds 12 characters."""
+"""Worker 1023 of the largest PyTorchJob (1,024 nodes) adds 12 characters."""
 MAX_LABEL = 63
 
 

@@ -1,11 +1,15 @@
 """Training stages as PyTorchJobs (kubeflow.org/v1, training-operator 1.9).
 
-The shape is Master and Workers with torchrun, which finds its settings in the PET_ variables that the training operator
-sets. `Never` and `Running`: a failed rank ends the job and frees the GPUs of the others; retries are the planner's, and
-so there is no backoffLimit and no time to live. `suspend` is Kueue's and never rendered.
+One Worker for each node runs torchrun without flags: its settings are PET_ variables, the numbers from the training
+operator, the address of rank 0 and the rank from here. There is no Master: beside one, the training operator gives each
+Worker an init container without a securityContext, and a `restricted` namespace refuses such a pod.
+
+`Never` and `Running`: a failed rank ends the job and frees the GPUs of the others; retries are the planner's, and so
+there is no backoffLimit and no time to live. `suspend` is Kueue's and never rendered.
 """
 
 from selfrewarding.api.run import RawObject
+from selfrewarding.contract import environment
 from selfrewarding.manifests import sizes
 from selfrewarding.manifests.config import stage_config
 from selfrewarding.manifests.context import RunContext
@@ -35,6 +39,12 @@ from selfrewarding.plan.graph import Stage
 CONTAINER = "pytorch"
 """The training operator's webhook asks for a container of this name."""
 COMMAND = ("torchrun", "-m", "srr_trainer")
+PORT = 23456
+"""Where rank 0 waits for the others; the training operator's own default."""
+RANK = "metadata.labels['training.kubeflow.org/replica-index']"
+"""The training operator numbers a job's Workers from 0 in this label."""
+RENDEZVOUS_SECONDS = 1800
+"""How long the first rank waits for the last: nodes pull an image of some gigabytes at different speeds."""
 
 
 def training_objects(context: RunContext, stage: Stage, attempt: int) -> list[RawObject]:
@@ -44,14 +54,11 @@ def training_objects(context: RunContext, stage: Stage, attempt: int) -> list[Ra
     """
     training = context.spec.training
     name, own = stage_name(context, stage, attempt), stage_labels(context, stage, attempt)
-    template = _template(context, stage, attempt)
-    replicas = {"Master": {"replicas": 1, "restartPolicy": "Never", "template": template}}
-    if training.nodes > 1:
-        replicas["Worker"] = {
-            "replicas": training.nodes - 1,
-            "restartPolicy": "Never",
-            "template": _template(context, stage, attempt),
-        }
+    workers = {
+        "replicas": training.nodes,
+        "restartPolicy": "Never",
+        "template": _template(context, stage, attempt),
+    }
     job = {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
@@ -62,7 +69,7 @@ def training_objects(context: RunContext, stage: Stage, attempt: int) -> list[Ra
                 "cleanPodPolicy": "Running",
                 "activeDeadlineSeconds": last_deadline(context),
             },
-            "pytorchReplicaSpecs": replicas,
+            "pytorchReplicaSpecs": {"Worker": workers},
         },
     }
     return [config_map(context, name, own, stage_config(context, stage)), job]
@@ -107,12 +114,20 @@ def _template(context: RunContext, stage: Stage, attempt: int) -> dict[str, obje
 
 
 def _env(context: RunContext, stage: Stage, attempt: int, store: StoreAccess) -> Env:
-    """Environment of a trainer; the training operator adds MASTER_ADDR, PET_NNODES and the like behind it."""
+    """Environment of a trainer; the training operator adds PET_NNODES and PET_NPROC_PER_NODE behind it."""
     spec = context.spec.training
     from_hub = any((model.uri or "").startswith("hf://") for model in stage.models.values())
-    values = {"NCCL_DEBUG": "WARN"} if spec.device == "Cuda" else {}
+    values = {
+        # Each Worker has a Service of its pod's name.
+        environment.RENDEZVOUS_ADDRESS: f"{stage_name(context, stage, attempt)}-worker-0",
+        environment.RENDEZVOUS_PORT: str(PORT),
+        "PET_RDZV_CONF": f"timeout={RENDEZVOUS_SECONDS}",
+    }
+    if spec.device == "Cuda":
+        values["NCCL_DEBUG"] = "WARN"
     if spec.resources.cpu:
         # Else torchrun gives each of several processes one thread, and torch gives a single one all cores.
         cores = int(parse_quantity(spec.resources.cpu))
         values["OMP_NUM_THREADS"] = str(max(1, cores // spec.gpus_per_node))
-    return [*program_env(attempt), *store.env, *offline_env(not from_hub), *variables(values)]
+    rank = {"name": environment.NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": RANK}}}
+    return [*program_env(attempt), *store.env, *offline_env(not from_hub), *variables(values), rank]

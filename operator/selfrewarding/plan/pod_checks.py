@@ -32,20 +32,24 @@ def cannot_start(view: View) -> Verdict | None:
 
 
 def pods_not_made(view: View) -> Verdict | None:
-    """Kubernetes does not let a child make its pods: a quota, an admission policy, a missing ServiceAccount."""
+    """Kubernetes does not let a child make its pods: a quota, an admission policy, a missing ServiceAccount.
+
+    A Job or a Deployment that has some of its pods goes on with those; training waits until it has all.
+    """
     own = {unit: entry.attempt for _, unit in units(view) if (entry := view.entry(unit)) is not None}
     for child in view.observed.children:
-        if child.message is None or child.phase is not Phase.PENDING or child.deleting:
-            continue
         unit = unit_of(child)
-        if own.get(unit) != child.attempt or any(
-            view.is_live(pod) for pod in view.pods_of(unit, child.attempt)
-        ):
+        ended = child.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        if child.message is None or ended or child.deleting or own.get(unit) != child.attempt:
+            continue
+        live = sum(view.is_live(pod) for pod in view.pods_of(unit, child.attempt))
+        if live and child.kind != "PyTorchJob":
             continue
         waiting = for_pods(child)
         return Verdict(
             state=State.STALLED, reason="PodsNotCreated", look_again=30.0, waiting_for=waiting.what,
-            message=f'{child.kind} "{child.name}" has no pods: {waiting.said}. {waiting.remedy}',
+            message=f'{child.kind} "{child.name}" has {f"only {live} of its" if live else "no"} pods: '
+            f"{waiting.said}. {waiting.remedy}",
         )  # fmt: skip
     return None
 

@@ -55,8 +55,8 @@ class Deaths:
     def trainer_dies_in_the_middle_of_its_steps(self) -> None:
         """Rank 0's pod, once the stage says that a step is done."""
         self._when(lambda: self._progress("TrainBaseline") >= 1, "TrainBaseline has made a step")
-        master = next(pod for pod in self._pods("TrainBaseline") if "-master-" in pod["metadata"]["name"])
-        self._tell(f"trainer pod: {kill(master)} processes at step {self._progress('TrainBaseline')}")
+        first = next(pod for pod in self._pods("TrainBaseline") if _rank(pod) == 0)
+        self._tell(f"trainer pod: {kill(first)} processes at step {self._progress('TrainBaseline')}")
 
     def containerd_restarts_while_training(self) -> None:
         """While the second attempt trains."""
@@ -127,7 +127,7 @@ class Deaths:
         """Steps or rows of a stage, by the last progress line of its pods' logs."""
         done = 0
         for pod in self._pods(stage):
-            if pod["status"]["phase"] != "Running" or "-worker-" in pod["metadata"]["name"]:
+            if pod["status"]["phase"] != "Running" or _rank(pod) > 0:
                 continue
             log = self.installed.team("logs", pod["metadata"]["name"], "--tail=30", "--ignore-errors")
             done = max([done, *(_done(line) for line in log.splitlines())])
@@ -143,6 +143,10 @@ class Deaths:
     def _tell(self, what: str) -> None:
         print(f"  {what}", flush=True)
         self.told.append(what)
+
+
+def _rank(pod: dict[str, Any]) -> int:
+    return int(pod["metadata"]["labels"].get("training.kubeflow.org/replica-index", "0"))
 
 
 def _done(line: str) -> int:

@@ -159,8 +159,8 @@ class Kubelet:
     async def _says(self, pod: Raw) -> str:
         """The first rank's message; the others leave none."""
         names = pod["metadata"]["labels"]
-        index = names.get("batch.kubernetes.io/job-completion-index", "0")
-        if index != "0" or names.get("training.kubeflow.org/replica-type", "master") != "master":
+        ranks = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
+        if any(names.get(rank, "0") != "0" for rank in ranks):
             return ""
         volumes = pod["spec"]["volumes"]
         name = next(one["configMap"]["name"] for one in volumes if one["name"] == "config")

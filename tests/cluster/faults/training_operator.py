@@ -105,13 +105,13 @@ class TrainingOperator:
             if pod["metadata"].get("ownerReferences", [{}])[0].get("uid") == metadata["uid"]
         ]
         phases = {pod["metadata"]["name"]: pod.get("status", {}).get("phase", "Pending") for pod in pods}
-        master = phases.get(f"{metadata['name']}-master-0")
+        wanted = job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]
         state, message = "Created", f"PyTorchJob {metadata['name']} is created."
-        if "Failed" in phases.values() or (master is None and _is(job, "Running")):
+        if "Failed" in phases.values() or (len(phases) < wanted and _is(job, "Running")):
             state, message = "Failed", f"PyTorchJob {metadata['name']} is failed because a replica failed."
-        elif master == "Succeeded":
+        elif list(phases.values()).count("Succeeded") == wanted:
             state, message = "Succeeded", f"PyTorchJob {metadata['name']} is successfully completed."
-        elif master == "Running":
+        elif "Running" in phases.values():
             state, message = "Running", f"PyTorchJob {metadata['name']} is running."
         if _is(job, state):
             return

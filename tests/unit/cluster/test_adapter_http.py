@@ -504,10 +504,11 @@ async def test_what_nothing_was_heard_of_is_asked_for(server, clock):
         server.say("GET", f"{JOBS}/{NAME}", job)
         server.say("GET", PODS, {"items": []})
         server.say("GET", f"{PODS}/{pod()['metadata']['name']}/log", "")
+        server.say("GET", EVENTS, {"kind": "EventList", "items": []})
         now[0] = kubernetes.VERIFY_EVERY + 1
         observed = await cluster.observe(RUN)
         assert ([one.kind for one in observed.children], observed.pods) == (["Job", "ConfigMap"], ())
-        assert sorted(server.paths("GET")) == sorted([f"{JOBS}/{NAME}", PODS])
+        assert sorted(server.paths("GET")) == sorted([f"{JOBS}/{NAME}", PODS, EVENTS]), "and why it has no pod"
         server.asked.clear()
         await cluster.observe(RUN)
         assert server.asked == []
@@ -562,14 +563,14 @@ async def test_progress_comes_from_the_end_of_the_programs_log(cluster, server, 
     )
 
 
-async def test_of_a_training_job_the_master_tells_for_all(cluster, server, inventory):
+async def test_of_a_training_job_rank_0_tells_for_all(cluster, server, inventory):
     train = child("PyTorchJob", stage="SupervisedFineTune")
     inventory.put(train)
-    for kind in ("master", "worker"):
-        marks = {"training.kubeflow.org/replica-type": kind, "training.kubeflow.org/replica-index": "0"}
-        name = f"{NAME}-{kind}-0"
+    for rank in ("0", "1"):
+        marks = {"training.kubeflow.org/replica-type": "worker", "training.kubeflow.org/replica-index": rank}
+        name = f"{NAME}-worker-{rank}"
         inventory.put(
-            pod(container_status("pytorch", running()), owner=train, uid=kind, name=name, marks=marks)
+            pod(container_status("pytorch", running()), owner=train, uid=rank, name=name, marks=marks)
         )
         server.say("GET", f"{PODS}/{name}/log", line(5))
     observed = await cluster.observe(RUN)

@@ -124,6 +124,10 @@ def test_events_are_asked_for_only_where_something_is_stuck():
         "the scheduler tells"
     )
     assert asks(seen(child("Job", deletionTimestamp=at(5))), 10) == ([False], [])
+    half = child("Job", spec={"parallelism": 2}, status={"active": 1, "ready": 1})
+    assert asks(seen(half, pod(container_status("sampler", running()))), 10) == ([True], [False]), (
+        "one runs, another was refused"
+    )
     assert asks(seen(deployment(replicas=4)), 60) == ([False], []), "a condition tells"
     over = child("Job", status={"conditions": [{"type": "Complete", "status": "True"}]})
     assert asks(seen(over, pod(container_status("sampler", ended(0)), phase="Succeeded")), 60) == (

@@ -46,7 +46,7 @@ PHASES = {
     ),
     "a PyTorchJob that runs": (
         child("PyTorchJob", status={"conditions": [condition("Created"), condition("Running", reason="PyTorchJobRunning")],
-                                    "replicaStatuses": {"Master": {"active": 1}, "Worker": {"active": 1}}}),
+                                    "replicaStatuses": {"Worker": {"active": 2}}}),
         Phase.RUNNING, None,
     ),
     "a PyTorchJob whose pod is started again": (
@@ -133,7 +133,7 @@ def test_a_job_that_outlives_its_run_belongs_to_it_by_a_label():
 
 
 def test_pods_that_a_workload_wants():
-    replicas = {"Master": {"replicas": 1, "template": {}}, "Worker": {"replicas": 7, "template": {}}}
+    replicas = {"Worker": {"replicas": 8, "template": {}}}
     assert wanted_pods(slim(child("PyTorchJob", spec={"pytorchReplicaSpecs": replicas}))) == 8
     assert wanted_pods(slim(child("Job", spec={"parallelism": 4, "completions": 4}))) == 4
     assert wanted_pods(slim(child("Job"))) == 1
@@ -168,7 +168,7 @@ statuses = st.none() | st.fixed_dictionaries(
     {}, optional={"conditions": conditions, "ready": st.none() | st.integers(0, 3), "readyReplicas": st.none() | st.integers(0, 3)}
 )  # fmt: skip
 specs = st.none() | st.fixed_dictionaries(
-    {}, optional={"replicas": st.none() | st.integers(0, 3), "parallelism": st.none(), "pytorchReplicaSpecs": st.none() | st.just({"Master": {}})}
+    {}, optional={"replicas": st.none() | st.integers(0, 3), "parallelism": st.none(), "pytorchReplicaSpecs": st.none() | st.just({"Worker": {}})}
 )  # fmt: skip
 
 

@@ -116,8 +116,8 @@ FAILURES = {
         pod(container_status("pytorch", ended(1, message=told("Retry", "NCCL timed out"))), owner=TRAINING, phase="Failed"),
         True, FailureClass.RETRY, "Error",
     ),
-    "a worker that never saw its master": (
-        pod(container_status("pytorch", waiting("PodInitializing")), inits=[container_status("init-pytorch", ended(1))], owner=TRAINING, phase="Failed"),
+    "an init container of somebody's, in a training pod": (
+        pod(container_status("pytorch", waiting("PodInitializing")), inits=[container_status("istio-init", ended(1))], owner=TRAINING, phase="Failed"),
         True, FailureClass.INFRASTRUCTURE, None,
     ),
     "a side container that ends badly beside a program that was told to retry": (
@@ -265,7 +265,7 @@ def test_times_of_a_pod():
             pod(
                 owner=TRAINING,
                 marks={
-                    "training.kubeflow.org/replica-type": "master",
+                    "training.kubeflow.org/replica-type": "worker",
                     "training.kubeflow.org/replica-index": "0",
                 },
             ),
@@ -276,7 +276,7 @@ def test_times_of_a_pod():
                 owner=TRAINING,
                 marks={
                     "training.kubeflow.org/replica-type": "worker",
-                    "training.kubeflow.org/replica-index": "0",
+                    "training.kubeflow.org/replica-index": "1",
                 },
             ),
             1,
@@ -289,7 +289,7 @@ def test_times_of_a_pod():
                     "training.kubeflow.org/replica-index": "6",
                 },
             ),
-            7,
+            6,
         ),
     ],
 )

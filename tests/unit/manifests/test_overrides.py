@@ -25,7 +25,7 @@ def template(block: str, theirs: dict[str, Any]) -> dict[str, Any]:
         return dict(made.pool()["Deployment"]["spec"]["template"])
     workload = made.workload(kind)["spec"]
     if block == "training":
-        workload = workload["pytorchReplicaSpecs"]["Master"]
+        workload = workload["pytorchReplicaSpecs"]["Worker"]
     return dict(workload["template"])
 
 

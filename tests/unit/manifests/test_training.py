@@ -17,7 +17,7 @@ def job(block: dict[str, Any] | None = None, **more: Any) -> RawObject:
     return plan(block, **more).workload(StageKind.PREFERENCE_OPTIMIZE)
 
 
-def container(made: RawObject, replica: str = "Master") -> dict[str, Any]:
+def container(made: RawObject, replica: str = "Worker") -> dict[str, Any]:
     only = made["spec"]["pytorchReplicaSpecs"][replica]["template"]["spec"]["containers"]
     assert len(only) == 1
     return only[0]
@@ -33,9 +33,9 @@ def broken_rules(made: RawObject) -> list[str]:
     replicas, policy = spec["pytorchReplicaSpecs"], spec["runPolicy"]
     pods = [replica["template"]["spec"] for replica in replicas.values()]
     rules = {
-        "only Master and Worker": set(replicas) <= {"Master", "Worker"},
-        "Master is written as 1": replicas.get("Master", {}).get("replicas") == 1,
-        "Worker has at least one": replicas.get("Worker", {"replicas": 1})["replicas"] >= 1,
+        "only Workers: beside a Master they get an init container that `restricted` refuses": set(replicas)
+        == {"Worker"},
+        "at least one": all(replica["replicas"] >= 1 for replica in replicas.values()),
         "a container named pytorch with an image": all(
             any(one["name"] == "pytorch" and one.get("image") for one in pod["containers"]) for pod in pods
         ),
@@ -48,7 +48,7 @@ def broken_rules(made: RawObject) -> list[str]:
         ),
         "retries and life time are ours": not {"backoffLimit", "ttlSecondsAfterFinished", "suspend"}
         & set(policy),
-        "the master does not wait for workers": all(
+        "rank 0's name resolves before it is asked for": all(
             "readinessProbe" not in one for pod in pods for one in pod["containers"]
         ),
     }
@@ -65,17 +65,23 @@ def test_the_rules_see_a_job_that_breaks_them() -> None:
     bad = job()
     bad["spec"]["nprocPerNode"] = "auto"
     bad["spec"]["runPolicy"]["backoffLimit"] = 3
-    del bad["spec"]["pytorchReplicaSpecs"]["Master"]["replicas"]
+    bad["spec"]["pytorchReplicaSpecs"]["Master"] = bad["spec"]["pytorchReplicaSpecs"].pop("Worker")
     assert len(broken_rules(bad)) == 3
 
 
-@pytest.mark.parametrize(("nodes", "workers"), [(1, None), (2, 1), (16, 15)])
-def test_one_master_and_the_other_nodes_as_workers(nodes: int, workers: int | None) -> None:
-    replicas = job({"training": {"nodes": nodes}})["spec"]["pytorchReplicaSpecs"]
-    assert replicas["Master"]["replicas"] == 1
-    assert replicas.get("Worker", {}).get("replicas") == workers
-    if workers:
-        assert replicas["Worker"]["template"] == replicas["Master"]["template"]
+@pytest.mark.parametrize("nodes", [1, 2, 16])
+def test_one_worker_for_each_node(nodes: int) -> None:
+    assert job({"training": {"nodes": nodes}})["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == nodes
+
+
+def test_ranks_meet_at_the_first_workers_service() -> None:
+    made = job({"training": {"nodes": 2}})
+    told = env(made)
+    assert told["PET_MASTER_ADDR"] == f"{made['metadata']['name']}-worker-0"
+    assert told["PET_MASTER_PORT"] == "23456"
+    (rank,) = (one for one in container(made)["env"] if one["name"] == "PET_NODE_RANK")
+    label = rank["valueFrom"]["fieldRef"]["fieldPath"]
+    assert label == "metadata.labels['training.kubeflow.org/replica-index']"
 
 
 def test_torchrun_runs_without_flags_and_every_process_has_its_gpu() -> None:
@@ -162,7 +168,7 @@ def test_the_users_memory_and_cores_go_before_the_estimate() -> None:
 
 
 def test_shared_memory_is_memory_and_scratch_is_disk() -> None:
-    volumes = job()["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["volumes"]
+    volumes = job()["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["volumes"]
     found = {volume["name"]: volume.get("emptyDir") for volume in volumes}
     assert found["shm"]["medium"] == "Memory"
     assert "medium" not in found["scratch"]

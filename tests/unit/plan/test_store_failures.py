@@ -174,6 +174,19 @@ def test_a_job_that_may_make_no_pods_is_told_with_its_reason() -> None:
     assert cluster.condition("Stalled")[0] == "False"
 
 
+def test_training_that_has_only_some_of_its_pods_is_told_too() -> None:
+    cluster = cluster_at(StageKind.TRAIN_BASELINE)
+    owned = cluster.job(StageKind.TRAIN_BASELINE)
+    quota = "exceeded quota: q, requested: pods=1, used: pods=4, limited: pods=4"
+    owned.child = replace(owned.child, phase=Phase.RUNNING, message=f"FailedCreatePod: {quota}")
+    live = sum(pod.key == owned.child.key for pod in cluster.pods.values())
+    assert live > 0
+    cluster.settle()
+    assert cluster.condition("Stalled") == ("True", "PodsNotCreated")
+    (stalled,) = (one for one in cluster.status.conditions if one.type == "Stalled")
+    assert f"has only {live} of its pods" in stalled.message
+
+
 def test_a_pod_that_cannot_start_gives_its_gpus_back_after_the_gang_timeout() -> None:
     """The Secret was deleted after Prepare had used it."""
     cluster = cluster_at(StageKind.TRAIN_BASELINE)

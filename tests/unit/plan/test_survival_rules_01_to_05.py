@@ -124,10 +124,10 @@ def test_survival_rule_04_training_starts_when_no_pod_of_the_server_lives() -> N
 def test_survival_rule_04_a_server_starts_when_no_training_pod_lives() -> None:
     cluster = cluster_at(StageKind.SUPERVISED_FINE_TUNE, **GPU)
     job = cluster.job(StageKind.SUPERVISED_FINE_TUNE)
-    master = next(pod for pod in cluster.pods.values() if pod.key == job.child.key)
+    first = next(pod for pod in cluster.pods.values() if pod.key == job.child.key)
     cluster.succeed(job)
-    worker = next(pod for pod in cluster.pods.values() if pod.key == job.child.key and pod.uid != master.uid)
-    cluster.pods[worker.uid] = master.__class__(**(worker.__dict__ | {"phase": Phase.RUNNING}))
+    last = next(pod for pod in cluster.pods.values() if pod.key == job.child.key and pod.uid != first.uid)
+    cluster.pods[last.uid] = first.__class__(**(last.__dict__ | {"phase": Phase.RUNNING}))
     cluster.settle()
     assert list(cluster.deployments()) == []
     cluster.later(31)

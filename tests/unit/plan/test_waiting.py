@@ -136,7 +136,7 @@ def test_a_kubelet_that_pulls_and_backs_off_in_turns_is_told_once() -> None:
     assert to_start(pod(waiting_reason="ImagePullBackOff", waiting_message=waits), "team-a") == pulling
 
 
-QUOTA = 'FailedCreate: Error creating: pods "sft-1-master-0" is forbidden: exceeded quota: {name}, requested: {rest}'
+QUOTA = 'FailedCreate: Error creating: pods "sft-1-worker-0" is forbidden: exceeded quota: {name}, requested: {rest}'
 
 
 @pytest.mark.parametrize(
