@@ -221,6 +221,9 @@ def _server_env(holder: Holder, startup: int) -> Env:
         # vLLM would bind its threads to cores that it finds on the node, one for each physical core: several servers on
         # a node would choose the same, and the other half would stay idle.
         values["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # --enforce-eager leaves one function compiled, which ranks log probabilities: the first judge request with
+        # expected scores would start a C++ compiler in the middle of the server's work, and end it where there is none.
+        values["TORCHDYNAMO_DISABLE"] = "1"
         if holder.spec.resources.cpu:
             values["OMP_NUM_THREADS"] = str(max(1, int(parse_quantity(holder.spec.resources.cpu))))
     return home_env() + offline_env(True) + variables(values)

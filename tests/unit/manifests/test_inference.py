@@ -127,6 +127,7 @@ def test_on_cpu_the_server_computes_eagerly_in_float32_with_a_cache_of_said_size
     values = env(server(plan(CPU)))
     assert values["OMP_NUM_THREADS"] == "2"
     assert values["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert values["TORCHDYNAMO_DISABLE"] == "1", "no compiler is needed in the image"
     assert not any("gpu" in name for name in server(plan(CPU))["resources"]["limits"])
 
 
