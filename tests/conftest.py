@@ -1,10 +1,13 @@
-"""What all tests share: no network hub, no colours, and where the repository is."""
+"""What all tests share: no network hub, no colours, where the repository is, and a clock that can jump."""
 
+import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.support.virtual_time import VirtualTimeLoop
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -12,6 +15,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that an async test runs on; `virtual_time` marks those whose waits take no time."""
+    if item.get_closest_marker("virtual_time") is not None:
+        return {"virtual time": VirtualTimeLoop}
+    return {"real time": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,8 @@ def _sampled(store: ArtifactStore, name: str, size: int) -> str:
 
 def _config(store: ArtifactStore, files: Mapping[str, int], field: str) -> dict[str, Any]:
     if "config.json" not in files:
-        raise BadConfiguration(_no_folder(store, files, field))
+        kind, text = _no_folder(store, files, field)
+        raise kind(text)
     try:
         config = json.loads(store.read("config.json"))
     except ValueError as error:
@@ -173,21 +174,27 @@ def _config(store: ArtifactStore, files: Mapping[str, int], field: str) -> dict[
     return config
 
 
-def _no_folder(store: ArtifactStore, files: Mapping[str, int], field: str) -> str:
+def _no_folder(
+    store: ArtifactStore, files: Mapping[str, int], field: str
+) -> tuple[type[BadConfiguration | BadData], str]:
+    """What is wrong with an address. Where there is nothing at all the model may still be on its way there."""
     expected = "expected a Hugging Face folder with config.json, safetensors and a tokenizer"
     if not files:
         below = sorted(
             {entry.key.split("/")[0] for entry in store.list() if entry.key.endswith("/config.json")}
         )
         if below:
-            return f"{field}: {store.uri} holds no model, but {_listed(below)} below it does: add it to the address."
-        return f"{field}: there are no files at {store.uri}; {expected}. Check the address (and its bucket and prefix)."
+            found = f"holds no model, but {_listed(below)} below it does: add it to the address."
+            return BadConfiguration, f"{field}: {store.uri} {found}"
+        remedy = "Put the model there, or correct the address (bucket and prefix)."
+        return BadData, f"{field}: there are no files at {store.uri}; {expected}. {remedy}"
     remedy = "Check the address."
     if "adapter_config.json" in files:
         remedy = "This is a LoRA adapter: merge it into its base model and save that."
     elif any(name.endswith(".gguf") for name in files):
         remedy = "GGUF is a format for inference: take the model's safetensors."
-    return f"{field}: {store.uri} has no config.json, found {_listed(sorted(files))}; {expected}. {remedy}"
+    listed = _listed(sorted(files))
+    return BadConfiguration, f"{field}: {store.uri} has no config.json, found {listed}; {expected}. {remedy}"
 
 
 def _architecture(uri: str, config: Mapping[str, Any], field: str) -> str:

@@ -11,7 +11,7 @@ there, `calls` for requests, `events`, `progress` and `complaints` for what is s
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,11 +21,11 @@ from selfrewarding.api import labels
 from selfrewarding.api.run import RawObject, SelfRewardingRun, SelfRewardingRunStatus
 from selfrewarding.cluster.calls import Call, Calls, OnRequest
 from selfrewarding.cluster.claims import Claims
-from selfrewarding.cluster.complaints import ComplaintReader, does_not_start, lacks_pods
+from selfrewarding.cluster.complaints import Complaint, ComplaintReader, does_not_start, lacks_pods
 from selfrewarding.cluster.events import EventPoster
 from selfrewarding.cluster.inventory import Inventory
 from selfrewarding.cluster.kinds import CHILDREN, OPTIONAL, POD, RUN, WORKLOADS
-from selfrewarding.cluster.observing import Family, complained, family_of
+from selfrewarding.cluster.observing import Family, complained, ended_untold, family_of
 from selfrewarding.cluster.progress import ProgressReader
 from selfrewarding.cluster.protocol import (
     ClusterError,
@@ -40,6 +40,7 @@ from selfrewarding.cluster.readings import Readings
 from selfrewarding.cluster.run_objects import read_run, status_patch
 from selfrewarding.cluster.translate import is_owned_by, rivals_of
 from selfrewarding.cluster.translate_pods import owner_among, pod_of
+from selfrewarding.contract.progress import ProgressLine
 from selfrewarding.manifests.names import run_label
 from selfrewarding.plan.actions import Event
 from selfrewarding.plan.observed import ChildKind, Observed, Phase, Pod
@@ -53,7 +54,6 @@ MAX_AGE = 86_400.0
 """The same for objects without pods."""
 PROBE_EVERY = 30.0
 """Seconds between two questions whether a missing kind has come."""
-_JOBS = frozenset({"Job", "PyTorchJob"})
 _ASKS_FOR_GPUS = frozenset({"Deployment", "PyTorchJob"})
 _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
@@ -116,20 +116,15 @@ class KubernetesCluster:
         """See `Cluster.observe`."""
         key = _key(run)
         await self._verify(run)
-        await self._hear_out(run)
         await self._probe_kinds()
-        family, now = self._family(run), self._clock()
-        stuck = [
-            one.child.uid
-            for one in family.children
-            if lacks_pods(one.raw, one.child, [pod.pod for pod in one.pods], now)
-        ]
-        stuck += [one.pod.uid for one in family.pods if does_not_start(one.pod, now)]
-        complaints, progress = await asyncio.gather(
-            self._complaints.look(key, stuck),
-            self._progress.look(key, [(one.raw, one.pod) for one in family.pods]),
-        )
-        children, pods = complained(self._family(run), complaints, progress)
+        while True:
+            await self._hear_out(run)
+            complaints, progress = await self._read_slowly(run)
+            family = self._family(run)
+            # A Job may have ended meanwhile, and its pods' watch be behind: what is seen must fit together.
+            if self._heard_out.get(key, set()).issuperset(ended_untold(family)):
+                break
+        children, pods = complained(family, complaints, progress)
         return Observed(
             children=children,
             pods=pods,
@@ -323,20 +318,29 @@ class KubernetesCluster:
         The watch of Jobs may be ahead of that of pods: without this, a pass would take the result, or the reason of a
         failure, for lost. Once for each Job: its pods ended before it did. Raises ClusterError.
         """
-        key, family = _key(run), self._family(run)
-        ended = [
-            one.child.uid
-            for one in family.children
-            if one.child.kind in _JOBS and one.child.phase in (Phase.SUCCEEDED, Phase.FAILED)
-            if not any(pod.pod.termination is not None for pod in one.pods)
-        ]
-        heard = self._heard_out.get(key, set())
-        if not heard.issuperset(ended):
+        key, ended = _key(run), ended_untold(self._family(run))
+        if not self._heard_out.get(key, set()).issuperset(ended):
             await self._refresh_pods(key)
         if ended:
-            self._heard_out[key] = set(ended)
+            self._heard_out[key] = ended
         else:
             self._heard_out.pop(key, None)
+
+    async def _read_slowly(
+        self, run: SelfRewardingRun
+    ) -> tuple[Mapping[str, Complaint], Mapping[str, ProgressLine]]:
+        """What only events and logs tell; the watches go on meanwhile."""
+        key, family, now = _key(run), self._family(run), self._clock()
+        stuck = [
+            one.child.uid
+            for one in family.children
+            if lacks_pods(one.raw, one.child, [pod.pod for pod in one.pods], now)
+        ]
+        stuck += [one.pod.uid for one in family.pods if does_not_start(one.pod, now)]
+        return await asyncio.gather(
+            self._complaints.look(key, stuck),
+            self._progress.look(key, [(one.raw, one.pod) for one in family.pods]),
+        )
 
     def _unheard(self, raw: RawObject) -> float:
         return self._inventory.unheard(raw["metadata"]["uid"])

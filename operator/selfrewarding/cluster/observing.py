@@ -83,6 +83,16 @@ def complained(
     return tuple(children), tuple(pods)
 
 
+def ended_untold(family: Family) -> set[str]:
+    """Jobs that have ended while no pod of theirs is known to have told why, by UID."""
+    return {
+        one.child.uid
+        for one in family.children
+        if one.child.kind in _JOBS and one.child.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        if not any(pod.pod.termination is not None for pod in one.pods)
+    }
+
+
 def _with_lost_node(pod: Pod, now: datetime) -> Pod:
     return replace(pod, reason="NodeLost") if pod.reason is None and lost([pod], now) is not None else pod
 

@@ -5,11 +5,16 @@ older or newer release: fields that cannot be read are dropped, and the planner 
 Pure. Neighbour: `kubernetes` reads and writes with it.
 """
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from selfrewarding.api.base import ApiModel
+from selfrewarding.api.data import ArtifactsSpec
+from selfrewarding.api.execution import RetentionSpec, SamplerSpec, SchedulingSpec
 from selfrewarding.api.run import (
     ObjectMeta,
     RawObject,
@@ -21,17 +26,25 @@ from selfrewarding.cluster.protocol import InvalidRun
 
 log = logging.getLogger(__name__)
 
+_RETIRING: Mapping[str, type[ApiModel]] = {
+    "artifacts": ArtifactsSpec,
+    "retention": RetentionSpec,
+    "sampler": SamplerSpec,
+    "scheduling": SchedulingSpec,
+}
+"""Blocks of the spec that the Job which clears a deleted run's artifacts away is made from."""
+
 
 def read_run(raw: RawObject) -> SelfRewardingRun:
-    """A run. Raises InvalidRun if this release cannot read its spec (one that is being deleted needs none)."""
+    """A run. Raises InvalidRun if this release cannot read its spec; of one that is being deleted, what can be read of
+    it says what becomes of its artifacts."""
     metadata = ObjectMeta.model_validate({k: v for k, v in raw["metadata"].items() if k != "managedFields"})
     status = read_status(raw.get("status") or {})
     broken: ValidationError | None = None
     try:
         spec = SelfRewardingRunSpec.model_validate(raw.get("spec") or {})
     except ValidationError as error:
-        nothing: dict[str, Any] = {}
-        broken, spec = error, SelfRewardingRunSpec.model_construct(**nothing)
+        broken, spec = error, _retiring_spec(raw.get("spec") or {})
     run = SelfRewardingRun(
         api_version="selfrewarding.dev/v1alpha1",
         kind="SelfRewardingRun",
@@ -42,6 +55,18 @@ def read_run(raw: RawObject) -> SelfRewardingRun:
     if broken is not None and metadata.deletion_timestamp is None:
         raise InvalidRun(run, broken)
     return run
+
+
+def _retiring_spec(raw: RawObject) -> SelfRewardingRunSpec:
+    """Of a spec that cannot be read as a whole, what clearing its artifacts away needs. Without their place there is
+    nothing to clear."""
+    kept: dict[str, Any] = {}
+    for name, block in _RETIRING.items():
+        with contextlib.suppress(ValidationError):
+            kept[name] = block.model_validate(raw.get(name) or {})
+    if "artifacts" not in kept:
+        kept.pop("retention", None)
+    return SelfRewardingRunSpec.model_construct(**kept)
 
 
 def read_status(raw: RawObject) -> SelfRewardingRunStatus:

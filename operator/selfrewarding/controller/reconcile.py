@@ -38,7 +38,10 @@ from selfrewarding.manifests import Images, ManifestError, RunContext
 from selfrewarding.plan.actions import Decision, Event
 from selfrewarding.plan.decide import decide as plan_decide
 from selfrewarding.plan.observed import Observed
+from selfrewarding.plan.report import MAX_TEXT, conditions_of
 from selfrewarding.plan.times import stamp
+from selfrewarding.plan.verdict import Mode, State, Verdict
+from selfrewarding.plan.waiting import for_quota
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,6 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 
 BLOCKED = 20.0
 """Seconds until an action is tried again that rights, a quota or a policy forbade: nobody tells when that has changed."""
-_MAX_TEXT = 480
-"""Characters of a message in status (as `plan.report`)."""
 
 
 class Decide(Protocol):
@@ -140,7 +141,7 @@ class Reconciler:
             for action in decision.actions:
                 await execute(self._cluster, run, self._context(run, spec), action)
         except ManifestError as error:
-            return await self._refuse(run, str(error), now)
+            return await self._refuse(run, f"{error}. Edit the spec, and the run goes on.", now)
         except (Forbidden, Refused, NameTaken) as error:
             decision = blocked(run, decision, error, now)
         if decision.status != run.status:
@@ -158,17 +159,18 @@ class Reconciler:
 
     async def _refuse(self, run: SelfRewardingRun, message: str, now: datetime) -> float:
         """A spec that nothing can be made from: the run has failed until it is edited. Children stay as they are."""
-        status = run.status.model_copy(update={"observed_generation": run.metadata.generation})
-        for kind, value in (
-            (ConditionType.FAILED, "True"),
-            (ConditionType.READY, "False"),
-            (ConditionType.RECONCILING, "False"),
-        ):
-            status = with_condition(
-                run, status, kind, reason="InvalidSpec", message=message, now=now, value=value
-            )
+        text = message if len(message) <= MAX_TEXT else f"{message[: MAX_TEXT - 1]}…"
+        verdict = Verdict(mode=Mode.HOLD, state=State.FAILED, reason="InvalidSpec", message=text)
+        told = {
+            "observed_generation": run.metadata.generation,
+            "conditions": conditions_of(run, verdict, now),
+            "waiting_for": "a valid spec",
+        }
+        status = run.status.model_copy(update=told)
         if status != run.status:
             await self._cluster.patch_status(run, status)
+            event = Event(type="Warning", reason=verdict.reason, message=text)
+            await self._post(run, Decision(status=status, events=(event,), requeue_after=NEVER))
         return NEVER
 
     def _context(self, run: SelfRewardingRun, spec: SelfRewardingRunSpec) -> RunContext:
@@ -216,8 +218,8 @@ def blocked(
     """The decision when the cluster does not let us carry it out: people are told what to mend, and it is tried again."""
     reason = error.reason if isinstance(error, Refused) else type(error).__name__
     text = str(error)
-    message = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
-    status = decision.status.model_copy(update={"waiting_for": message})
+    message = text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    status = decision.status.model_copy(update={"waiting_for": for_quota(text) or message})
     for kind, value in ((ConditionType.STALLED, "True"), (ConditionType.READY, "False")):
         status = with_condition(run, status, kind, reason=reason, message=message, now=now, value=value)
     told = get_condition(run.status.conditions, ConditionType.STALLED)

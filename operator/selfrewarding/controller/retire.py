@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AGAIN = 10.0
 """Seconds until the next pass after one that failed."""
 PATIENCE = timedelta(seconds=120)
-"""From the deletion on: so long a Job may be refused by rights or a quota before the run goes without it."""
+"""From the deletion on: so long rights or a quota may be in the way of a Job before the run goes without it."""
 
 
 class Retirer:
@@ -54,8 +54,8 @@ class Retirer:
         if run.spec.retention.on_delete == "Keep":
             return None  # nothing to look at: what the run owns goes with it
         now = self._clock()
-        decision = decide_retirement(run, await self._cluster.observe(run), now)
         try:
+            decision = decide_retirement(run, await self._cluster.observe(run), now)
             for action in decision.actions:
                 await self._carry_out(run, action)
         except (Forbidden, Refused, NotFound, ManifestError) as error:

@@ -30,7 +30,7 @@ from selfrewarding.local.state import StateFolder
 from selfrewarding.local.usage import UsageMeter
 from selfrewarding.plan.actions import Event
 from selfrewarding.plan.observed import Observed, Phase
-from selfrewarding.plan.retries import FailureClass
+from selfrewarding.plan.retries import FailureClass, forgiven
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.protocol import ArtifactStore
 
@@ -44,6 +44,8 @@ FAILED_PASSES = 8
 """After so many failed passes in a row (about two minutes) the run cannot be driven any further."""
 STORE_FAILURES = 3
 """Failures of a real S3 in a row after which it is no hiccup; a folder has none."""
+_MENDED_OUTSIDE = frozenset({FailureClass.STORE_UNAVAILABLE, FailureClass.BAD_DATA})
+"""Failures whose cause lies neither in the run nor in this machine."""
 STALLED_SECONDS = 60.0
 """A run that is stalled and has had no pod for so long does not come on by itself on one machine."""
 
@@ -202,6 +204,7 @@ class _Loop:
     async def until_the_end(self) -> Ending:
         """Pass after pass; each waits for something to happen, or for the time that the last one named."""
         cluster = self._cluster
+        await self._try_at_once()
         while True:
             cluster.changed.clear()
             if self._stop.number is not None:
@@ -219,6 +222,16 @@ class _Loop:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(cluster.changed.wait(), max(after, SHORTEST_PAUSE))
             await asyncio.sleep(SHORTEST_PAUSE)
+
+    async def _try_at_once(self) -> None:
+        """What an earlier start has ended for is tried at once: whoever starts the command again has mended it."""
+        run = await self._run()
+        attempts = {
+            unit: forgiven(entry) if entry.failure in _MENDED_OUTSIDE else entry
+            for unit, entry in run.status.attempts.items()
+        }
+        if attempts != run.status.attempts:
+            await self._cluster.patch_status(run, run.status.model_copy(update={"attempts": attempts}))
 
     @contextlib.asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -263,7 +276,7 @@ class _Loop:
             self._stalled_since = None
         else:
             self._stalled_since = self._stalled_since or now
-        stalled = _store_is_lost(run, STORE_FAILURES if self._asked.real_s3 else 1) or (
+        stalled = _needs_a_hand(run, STORE_FAILURES if self._asked.real_s3 else 1) or (
             self._stalled_since is not None and (now - self._stalled_since).total_seconds() >= STALLED_SECONDS
         )
         if self._first_iteration is None:
@@ -319,10 +332,14 @@ class _Loop:
             await asyncio.to_thread(run_results.write_index, self._store, run, document)
 
 
-def _store_is_lost(run: SelfRewardingRun, failures: int) -> bool:
-    """Whether the store has failed so often in a row; somebody sits before this machine and can mend it."""
-    lost = (one for one in run.status.attempts.values() if one.failure == FailureClass.STORE_UNAVAILABLE)
-    return any(one.infrastructure >= failures for one in lost)
+def _needs_a_hand(run: SelfRewardingRun, failures: int) -> bool:
+    """Whether the store has failed so often in a row, or people's data is refused: an operator tries on until that is
+    mended; here somebody sits before the machine and can mend it."""
+    return any(
+        one.infrastructure >= (failures if one.failure == FailureClass.STORE_UNAVAILABLE else 1)
+        for one in run.status.attempts.values()
+        if one.failure in _MENDED_OUTSIDE
+    )
 
 
 def _is_stalled(run: SelfRewardingRun) -> bool:

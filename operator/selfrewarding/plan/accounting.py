@@ -6,7 +6,7 @@ Status holds the number of GPUs and since when; seconds are added up when that n
 no write between changes is needed.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from selfrewarding.api.run import SelfRewardingRunStatus, StageAttempts
@@ -36,7 +36,7 @@ def gpu_fields(view: View) -> dict[str, Any]:
     waits = status.gpus_since is not None and seconds_since(status.gpus_since, view.now) < _WRITE_EVERY
     if status.gpus and held and waits:
         return {}
-    return {"gpus": held, "gpu_seconds": round(_used(status, view.now), 1), "gpus_since": stamp(view.now)}
+    return {"gpus": held, "gpu_seconds": round(_used(status, view.now), 1), "gpus_since": _nearest(view.now)}
 
 
 def handover_fields(view: View, before: SelfRewardingRunStatus) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def handover_fields(view: View, before: SelfRewardingRunStatus) -> dict[str, Any
         took = round(seconds_since(before.handover_since, view.now), 1)
         return {"handover_seconds": took, "handover_since": None, "attempts": _noted(view, took)}
     if _just_ended(view, before):
-        return {"handover_since": stamp(view.now)}
+        return {"handover_since": _nearest(view.now)}
     if before.handover_since is not None and view.pending.stage is None:
         return {"handover_since": None}
     return {}
@@ -91,6 +91,11 @@ def _computes(view: View) -> bool:
         return any(pod.phase is Phase.RUNNING for pod in pods)
     deployments = [view.deployment_of(holder) for holder in stage.holders.values()]
     return all(deployment is not None and deployment.ready_replicas > 0 for deployment in deployments)
+
+
+def _nearest(moment: datetime) -> str:
+    """A time in status, rounded: cut off, each number that is measured from it would be half a second too large."""
+    return stamp(moment + timedelta(seconds=0.5))
 
 
 def _used(status: SelfRewardingRunStatus, now: datetime) -> float:

@@ -1,8 +1,8 @@
 """The checks of a pass, in order: the first that has something to say decides (`first_verdict`).
 
 Purpose: one small pure function per reason why a run does not simply go on. Must not: change status or name actions.
-Neighbours: `pod_checks` has those that look at pods; `view` has the input, `verdict` the output; `starts` turns it into
-actions, `report` into conditions.
+Neighbours: `pod_checks` has those that look at pods, `memory_checks` one about memory; `view` has the input, `verdict`
+the output; `starts` turns it into actions, `report` into conditions.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.plan import estimates
 from selfrewarding.plan.accounting import gpu_seconds_so_far, gpus_now
 from selfrewarding.plan.facts import is_unscheduled
+from selfrewarding.plan.memory_checks import memory_too_small
+from selfrewarding.plan.observed import Phase
 from selfrewarding.plan.pod_checks import (
     WATCHING,
     cannot_start,
@@ -21,7 +23,7 @@ from selfrewarding.plan.pod_checks import (
     server_starting,
     waits_for_nodes,
 )
-from selfrewarding.plan.retries import PERMANENT, STALLED_AFTER, FailureClass
+from selfrewarding.plan.retries import LONGEST_DELAY, PERMANENT, STALLED_AFTER, FailureClass
 from selfrewarding.plan.times import moment_of
 from selfrewarding.plan.units import step_units, title, units
 from selfrewarding.plan.verdict import Mode, State, Verdict
@@ -86,8 +88,10 @@ def given_up(view: View) -> Verdict | None:
         entry = view.entry(unit)
         if entry is None:
             continue
-        if entry.failure in PERMANENT:
-            return _failed(entry.failure or "", f"{name} failed: {entry.last_failure} {_remedy(entry)}")
+        if entry.failure in PERMANENT and not _is_looked_at_again(view, unit, entry):
+            return _failed(
+                entry.failure or "", f"{name} failed: {entry.last_failure} Change the spec to go on."
+            )
         if entry.failures > limits.retries:
             return _failed(
                 "RetriesExhausted",
@@ -203,6 +207,20 @@ def store_unavailable(view: View) -> Verdict | None:
     return None
 
 
+def data_refused(view: View) -> Verdict | None:
+    """Prepare found fault with files that people bring. Whoever mends them need not touch the run: Prepare takes no GPU, so
+    it looks again, without end."""
+    entry = view.entry(view.prepare.short)
+    if entry is None or not _is_looked_at_again(view, view.prepare.short, entry):
+        return None
+    return Verdict(
+        state=State.STALLED, reason="BadData", look_again=WATCHING,
+        message=f"Prepare: {entry.last_failure} It is looked at again by itself, at least every "
+        f"{LONGEST_DELAY // 60:.0f} minutes: mend it where it is, or change the spec.",
+        waiting_for=f"the data to be mended: {entry.last_failure}",
+    )  # fmt: skip
+
+
 def infrastructure_fails(view: View) -> Verdict | None:
     """Nodes and pods failed again and again without a new row or step (survival rule 6)."""
     for name, unit in units(view):
@@ -237,7 +255,11 @@ def backing_off(view: View) -> Verdict | None:
 def progressing(view: View) -> Verdict:
     """Nothing is in the way."""
     stage = view.step or view.graph.prepare
-    soon = view.job_of(stage) is None and view.entry(stage.short) is not None
+    entry = view.entry(stage.short)
+    # Until a pod of it runs, something may be in its way that only events tell, and nobody wakes the run for those.
+    soon = entry is not None and all(
+        pod.phase is Phase.PENDING for pod in view.pods_of(stage.short, entry.attempt)
+    )
     return Verdict(
         reason="Progressing",
         message=f"{title(stage)} is under way.",
@@ -246,15 +268,17 @@ def progressing(view: View) -> Verdict:
 
 
 CHECKS: tuple[Check, ...] = (
-    suspended,  # a person's wish goes before all
-    finished,
+    finished,  # what is done stays done: there is nothing to suspend
+    suspended,  # a person's wish goes before all else
     given_up,  # nothing goes on before a person has changed something …
     over_gpu_budget,
     held_by_gate,  # … or has said that it may
     computed_elsewhere,  # what others are making is not made twice
     kind_missing,
     over_token_budget,
+    memory_too_small,
     store_unavailable,
+    data_refused,
     infrastructure_fails,  # from here on only words differ: the stage goes on
     cannot_start,
     pods_not_made,
@@ -267,11 +291,10 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def _remedy(entry: StageAttempts) -> str:
-    """How a run goes on after a failure that trying again cannot mend."""
-    if entry.failure == FailureClass.BAD_DATA:
-        return "Change the spec to go on, or mend the file where it is and set spec.suspend to true and back."
-    return "Change the spec to go on."
+def _is_looked_at_again(view: View, unit: str, entry: StageAttempts) -> bool:
+    """Whether the data that a stage refused is people's own, who may mend it where it is. What later stages read, the run
+    has made itself from what Prepare let through."""
+    return unit == view.prepare.short and entry.failure == FailureClass.BAD_DATA
 
 
 def tokens_so_far(view: View) -> int:

@@ -130,14 +130,7 @@ def training_memory(
     ranks = training.nodes * training.gpus_per_node
     zero = training.deepspeed
     on_cpu = training.device == "Cpu"
-    trained = parameters if settings.lora is None else _adapter_parameters(parameters, settings.lora)
-    # 2 + 2 + 4 bytes with 16-bit weights; in float32 the weights are their own master: 4 + 4.
-    full = settings.precision == "Float32" or (on_cpu and settings.precision == "Auto")
-    weight = 4 if full else 2
-    moments = 2 if settings.optimizer == "AdamW8bit" else 8
-    weights = weight * parameters / (ranks if zero.zero_stage == 3 else 1)
-    gradients = weight * trained / (ranks if zero.zero_stage >= 2 else 1)
-    optimizer = (moments + (0 if full else 4)) * trained / (ranks if zero.zero_stage >= 1 else 1)
+    weights, gradients, optimizer = _state(parameters, training, settings)
     activations = _activations(parameters, training, settings, sequences=2 if pairs else 1)
     per_rank = activations + _RUNTIME
     host_per_rank = 2 * GIB + 4 * parameters / (ranks if zero.zero_stage == 3 else 1)
@@ -158,13 +151,29 @@ def training_memory(
     )
 
 
+def least_training_memory(parameters: int, training: TrainingSpec, settings: OptimisationSpec) -> int:
+    """Bytes of host memory that a training pod cannot do without: the weights, gradients and optimizer state that lie
+    there. No activations, no libraries: with less than this it fails for certain, with a little more most likely too."""
+    weights, gradients, optimizer = _state(parameters, training, settings)
+    if training.device == "Cpu":
+        return math.ceil(training.gpus_per_node * (weights + gradients + optimizer))
+    zero = training.deepspeed
+    offloaded = zero.offload_parameters * weights + zero.offload_optimizer * optimizer
+    return math.ceil(training.gpus_per_node * offloaded)
+
+
+def least_serving_memory(parameters: int, holder: Holder, *, dtype: str) -> int:
+    """Bytes of host memory that a server cannot do without: its weights, on CPU. On their way to a GPU they only pass
+    through it."""
+    return _weight_bytes(holder, dtype) * parameters if holder.spec.device == "Cpu" else 0
+
+
 def serving_memory(parameters: int, holder: Holder, *, dtype: str) -> Memory:
     """Memory of a server: weights, and the cache of one sequence of full length, within vLLM's share of the GPU."""
-    on_cpu = holder.spec.device == "Cpu"
-    wide = dtype == "Float32" or (dtype == "Auto" and on_cpu)
-    weights = (4 if wide else 2) * parameters
-    cache = Shape(parameters=parameters).cache_bytes_per_token * holder.max_model_len * (2 if wide else 1)
-    if on_cpu:
+    width = _weight_bytes(holder, dtype)
+    weights = width * parameters
+    cache = Shape(parameters=parameters).cache_bytes_per_token * holder.max_model_len * width // 2
+    if holder.spec.device == "Cpu":
         return Memory(gpus=0, per_gpu=0, host=weights + max(cache, GIB) + 4 * GIB)
     split = holder.spec.tensor_parallel_size
     per_gpu = ((weights + cache) / split + _RUNTIME) / holder.spec.gpu_memory_utilization
@@ -224,6 +233,26 @@ def _estimate(stage: Stage, spec: SelfRewardingRunSpec, counts: Mapping[str, int
         training=training,
         serving=serving,
     )
+
+
+def _state(parameters: int, training: TrainingSpec, settings: OptimisationSpec) -> tuple[float, float, float]:
+    """Bytes of weights, gradients and optimizer state on each rank, wherever they lie."""
+    ranks = training.nodes * training.gpus_per_node
+    stage = training.deepspeed.zero_stage
+    trained = parameters if settings.lora is None else _adapter_parameters(parameters, settings.lora)
+    # 2 + 2 + 4 bytes with 16-bit weights; in float32 the weights are their own master: 4 + 4.
+    full = settings.precision == "Float32" or (training.device == "Cpu" and settings.precision == "Auto")
+    weight = 4 if full else 2
+    moments = 2 if settings.optimizer == "AdamW8bit" else 8
+    weights = weight * parameters / (ranks if stage == 3 else 1)
+    gradients = weight * trained / (ranks if stage >= 2 else 1)
+    optimizer = (moments + (0 if full else 4)) * trained / (ranks if stage >= 1 else 1)
+    return weights, gradients, optimizer
+
+
+def _weight_bytes(holder: Holder, dtype: str) -> int:
+    """Bytes of one weight of a server."""
+    return 4 if dtype == "Float32" or (dtype == "Auto" and holder.spec.device == "Cpu") else 2
 
 
 def _add(found: dict[str, None], sentence: str, needed: int, available: int) -> None:

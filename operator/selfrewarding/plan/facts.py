@@ -28,11 +28,12 @@ from selfrewarding.plan.retries import (
     after_gang_timeout,
     classify,
     forgiven,
+    made_anew,
     of_server,
     started_again,
 )
 from selfrewarding.plan.times import moment_of, stamp
-from selfrewarding.plan.view import View, holds_accelerators, unit_of
+from selfrewarding.plan.view import JOB_KINDS, View, holds_accelerators, unit_of
 from selfrewarding.plan.waiting import CANNOT_START, why_not_started
 
 _LASTING_COUNTS = frozenset({"outputTokens"})
@@ -86,14 +87,30 @@ def _pin_versions(view: View) -> View:
 
 
 def _heed_edit(view: View) -> View:
-    """A person changed the spec: failures so far no longer count, since how a stage is run may be the remedy.
+    """A person changed the spec: failures so far no longer count, since how a stage is run may be the remedy. What has
+    not come to run is made anew: objects are never changed, and it may be the old image or account that holds it up.
 
     After this pass's failures are recorded: they, too, are those of attempts that knew the old spec."""
     seen, generation = view.status.observed_generation, view.run.metadata.generation
     if seen is None or seen == generation:
         return view
-    attempts = {unit: forgiven(entry) for unit, entry in view.status.attempts.items()}
+    attempts = {
+        unit: made_anew(entry) if _is_stuck(view, unit, entry) else forgiven(entry)
+        for unit, entry in view.status.attempts.items()
+    }
     return view if attempts == view.status.attempts else view.having(attempts=attempts)
+
+
+def _is_stuck(view: View, unit: str, entry: StageAttempts) -> bool:
+    """Whether an attempt has a child, and no pod of it has come to run, or is about to."""
+    workloads = JOB_KINDS | {"Deployment"}
+    made = any(
+        unit_of(child) == unit and child.attempt == entry.attempt and child.phase is Phase.PENDING
+        for child in view.observed.children
+        if child.kind in workloads and not child.deleting
+    )
+    pods = view.pods_of(unit, entry.attempt)
+    return made and all(is_unscheduled(pod) or cannot_start(pod) for pod in pods)
 
 
 def _keep_clock(view: View) -> View:

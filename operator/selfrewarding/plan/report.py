@@ -1,14 +1,16 @@
 """Status as people and tools read it: conditions, columns, progress, GPUs, and the events of a pass.
 
 Must not: hold state of its own; everything follows from the view, the verdict and the status that was read.
-Neighbours: `decide` returns what is made here; `api.conditions` keeps transition times.
+Neighbours: `decide` returns what is made here; `api.conditions` keeps transition times; the controller asks for the
+conditions of a run whose spec nothing can be planned from.
 """
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from selfrewarding.api.conditions import Condition, ConditionType, get_condition, set_condition
-from selfrewarding.api.run import Progress, SelfRewardingRunStatus
+from selfrewarding.api.run import Progress, SelfRewardingRun, SelfRewardingRunStatus
 from selfrewarding.contract.progress import summed
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.accounting import gpu_fields, handover_fields
@@ -22,8 +24,12 @@ from selfrewarding.plan.view import View
 
 _PROGRESS_EVERY = 30.0
 """Seconds between two writes of progress (survival rule 11)."""
-_MAX_TEXT = 480
-"""Characters of a message in status."""
+MAX_TEXT = 760
+"""Characters of a message in status: a failure's (`retries.MAX_MESSAGE`), and what to do about it."""
+_MAX_COLUMN = 240
+"""Characters of `waitingFor`."""
+
+_TRIED_FOR_HOURS = frozenset({FailureClass.STORE_UNAVAILABLE, FailureClass.BAD_DATA})
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -46,11 +52,11 @@ def report(view: View, verdict: Verdict) -> SelfRewardingRunStatus:
     stage, iteration = _where(view, verdict)
     fields: dict[str, Any] = {
         "observed_generation": view.run.metadata.generation,
-        "conditions": _conditions(view, verdict),
+        "conditions": conditions_of(view.run, verdict, view.now),
         "stage": stage,
         "iteration": iteration,
         "progress": _progress(view, before, stage, iteration),
-        "waiting_for": _cut(verdict.waiting_for) if verdict.waiting_for else None,
+        "waiting_for": _cut(verdict.waiting_for, _MAX_COLUMN) if verdict.waiting_for else None,
         **gpu_fields(view),
         **handover_fields(view, before),
     }
@@ -97,7 +103,8 @@ def _progress(
         total=line.total,
         rate=round(line.rate, 3) if line.rate else None,
         eta_seconds=round(line.eta_seconds) if line.eta_seconds is not None else None,
-        updated=stamp(view.now),
+        # Status has whole seconds: rounded up, so that the next write is not a part of a second early.
+        updated=stamp(view.now + timedelta(microseconds=999_999)),
     )
     if shown is None or shown.updated is None:
         return new
@@ -105,7 +112,8 @@ def _progress(
     return shown if equal or seconds_since(shown.updated, view.now) < _PROGRESS_EVERY else new
 
 
-def _conditions(view: View, verdict: Verdict) -> list[Condition]:
+def conditions_of(run: SelfRewardingRun, verdict: Verdict, now: datetime) -> list[Condition]:
+    """All six conditions, as of the run's newest generation."""
     state = verdict.state
     finished = state in (State.SUCCEEDED, State.FAILED)
     succeeded: Truth = "Unknown"
@@ -120,7 +128,7 @@ def _conditions(view: View, verdict: Verdict) -> list[Condition]:
         ConditionType.SUSPENDED: "True" if state is State.SUSPENDED else "False",
     }
     told = _telling(state)
-    conditions = [c for c in view.run.status.conditions if c.type in set(ConditionType)]
+    conditions = [c for c in run.status.conditions if c.type in set(ConditionType)]
     for kind, truth in truths.items():
         message = _cut(verdict.message) if kind in told else ""
         conditions = set_condition(
@@ -128,8 +136,8 @@ def _conditions(view: View, verdict: Verdict) -> list[Condition]:
             Condition(
                 type=kind.value,
                 status=truth,
-                observed_generation=view.run.metadata.generation,
-                last_transition_time=stamp(view.now),
+                observed_generation=run.metadata.generation,
+                last_transition_time=stamp(now),
                 reason=verdict.reason if kind in told else _QUIET[kind][truth],
                 message=message,
             ),
@@ -195,7 +203,7 @@ def _failed(view: View) -> Iterable[Event]:
         name = title(stage) if stage is not None else f"Server {unit}"
         harmless = entry.failure in (FailureClass.INFRASTRUCTURE, FailureClass.PEER_LOST)
         # A store may be away for hours: without the number the same event is counted, not posted again.
-        which = "" if entry.failure == FailureClass.STORE_UNAVAILABLE else f", attempt {before.attempt}"
+        which = "" if entry.failure in _TRIED_FOR_HOURS else f", attempt {before.attempt}"
         yield Event(
             type="Normal" if harmless else "Warning",
             reason="AttemptFailed",
@@ -214,5 +222,5 @@ def _gates(view: View) -> Iterable[Event]:
             )
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+def _cut(text: str, most: int = MAX_TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -29,6 +29,9 @@ START_SECONDS = 120
 """Time in which an attempt's pod must have started: a Secret that went with the run's namespace never comes back."""
 RUN_SECONDS = 1800
 """Longest time of an attempt (`activeDeadlineSeconds`)."""
+OTHERS_SECONDS = 600
+"""Time from the deletion on in which the run's pods and what makes them must have gone: somebody else's finalizer on one
+of them is no reason to keep the run for ever."""
 _AGAIN = 5.0
 _WORKLOADS = frozenset({"Deployment", "Job", "PyTorchJob"})
 
@@ -51,8 +54,13 @@ def decide_retirement(run: SelfRewardingRun, observed: Observed, now: datetime) 
         return Retirement(done=True)
     jobs = sorted((one for one in observed.children if one.key == KEY), key=lambda job: job.attempt)
     others = [one for one in observed.children if one.key != KEY and one.kind in _WORKLOADS]
-    if others or any(_lives(pod, now) for pod in observed.pods if pod.key != KEY):
-        return Retirement(actions=tuple(_deletions(others)))
+    left = [pod.name for pod in observed.pods if pod.key != KEY and _lives(pod, now)]
+    if others or left:
+        if now < moment_of(since) + timedelta(seconds=OTHERS_SECONDS):
+            return Retirement(actions=tuple(_deletions(others)))
+        # Who may still write must not meet who deletes.
+        named = ", ".join([*(f"{one.kind} {one.name}" for one in others), *left][:3])
+        return _over(jobs, kept(run, f"{named} did not go within {OTHERS_SECONDS} s"))
     if not jobs:
         if not run.status.attempts and not run.status.results:
             return Retirement(done=True)  # nothing was ever started, so nothing was written

@@ -17,11 +17,11 @@ from selfrewarding.plan.times import stamp
 
 STALLED_AFTER = 5
 """Failures of the infrastructure in a row without a new row or step."""
-_FIRST_DELAY, _LONGEST_DELAY = 10.0, 300.0
+_FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
 _FIRST_STORE_DELAY, _LONGEST_STORE_DELAY = 5.0, 50.0
 """Seconds; only CPU pods look whether the store is back, so they may look often. With jitter at most a minute."""
 _GANG_DELAY, _GANG_AGE, _GANG_JITTER = 30.0, 120.0, 15.0
-MAX_MESSAGE = 400
+MAX_MESSAGE = 600
 """Characters of a failure's message that status keeps."""
 
 
@@ -43,7 +43,7 @@ class FailureClass(StrEnum):
 
 
 PERMANENT = frozenset({FailureClass.BAD_CONFIGURATION, FailureClass.BAD_DATA, FailureClass.OUT_OF_MEMORY})
-"""Trying again would fail again: the run waits for a change of its spec."""
+"""Trying again would fail again: the run waits for a change of its spec (but see `checks.data_refused`)."""
 COUNTED = frozenset({FailureClass.RETRY, FailureClass.UNKNOWN})
 """These count against `limits.retries`."""
 
@@ -141,12 +141,11 @@ def after_failure(
     counted = failure.kind in COUNTED
     store = failure.kind is FailureClass.STORE_UNAVAILABLE
     failures = entry.failures + counted
-    # The store's failures and those of nodes are counted apart: each is a row of its own.
-    same = store == (entry.failure == FailureClass.STORE_UNAVAILABLE)
-    before = entry.infrastructure if same else 0
+    # The store's failures, those of people's data and those of nodes are counted apart: each is a row of its own.
+    before = entry.infrastructure if _row(failure.kind) == _row(entry.failure) else 0
     infrastructure = before if counted else (0 if done > entry.progress else before) + 1
     repeated = failures if counted else infrastructure
-    first, longest = (_FIRST_STORE_DELAY, _LONGEST_STORE_DELAY) if store else (_FIRST_DELAY, _LONGEST_DELAY)
+    first, longest = (_FIRST_STORE_DELAY, _LONGEST_STORE_DELAY) if store else (_FIRST_DELAY, LONGEST_DELAY)
     delay = min(longest, first * 2.0 ** min(repeated - 1, 10))
     delay *= 0.75 + 0.5 * _fraction(uid, unit, str(entry.attempt))
     return entry.model_copy(
@@ -156,8 +155,8 @@ def after_failure(
             "infrastructure": infrastructure,
             "progress": max(done, entry.progress),
             "failure": failure.kind.value,
-            "last_failure": failure.message[:MAX_MESSAGE],
-            "not_before": stamp(now + timedelta(seconds=min(delay, _LONGEST_DELAY))),
+            "last_failure": _cut(failure.message),
+            "not_before": stamp(now + timedelta(seconds=min(delay, LONGEST_DELAY))),
         }
     )
 
@@ -168,7 +167,7 @@ def started_again(entry: StageAttempts, failure: Failure, now: datetime) -> Stag
         update={
             "attempt": entry.attempt + 1,
             "failure": failure.kind.value,
-            "last_failure": failure.message[:MAX_MESSAGE],
+            "last_failure": _cut(failure.message),
             "not_before": stamp(now),
         }
     )
@@ -186,7 +185,7 @@ def after_gang_timeout(
     return entry.model_copy(
         update={
             "failure": FailureClass.NOT_STARTED.value,
-            "last_failure": message[:MAX_MESSAGE],
+            "last_failure": _cut(message),
             "not_before": stamp(now + timedelta(seconds=delay)),
         }
     )
@@ -197,6 +196,15 @@ def forgiven(entry: StageAttempts) -> StageAttempts:
     return entry.model_copy(
         update={"failures": 0, "infrastructure": 0, "failure": None, "last_failure": None, "not_before": None}
     )
+
+
+def _row(kind: str | None) -> str | None:
+    return kind if kind in (FailureClass.STORE_UNAVAILABLE, FailureClass.BAD_DATA) else None
+
+
+def made_anew(entry: StageAttempts) -> StageAttempts:
+    """As `forgiven`, with another child in place of one that never came to run."""
+    return forgiven(entry).model_copy(update={"attempt": entry.attempt + 1})
 
 
 def _of_pod(pod: Pod, *, multi_pod: bool) -> Failure | None:
@@ -259,3 +267,7 @@ def _fraction(*parts: str) -> float:
     """A number in [0, 1) that depends on the texts alone."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 1]}…"

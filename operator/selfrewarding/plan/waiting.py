@@ -1,6 +1,6 @@
 """What a pod or a child waits for, in plain words, from what scheduler, kubelet and controllers say of it.
 
-    0/3 nodes are available: 3 Insufficient nvidia.com/gpu. …  →  8 GPUs on one node for pod "m1-0"
+    0/3 nodes are available: 3 Insufficient nvidia.com/gpu. …  →  8 GPUs: 8 requested by pod "m1-0", no node has them free
     secret "s3" not found                                      →  Secret "s3" in namespace "team-a"
 
 Must not: decide anything; a text that nobody foresaw is passed on as it is.
@@ -62,8 +62,7 @@ def for_node(pod: Pod) -> Waiting:
         if name == "gpu":
             gpus = pod.gpus or 1
             return Waiting(
-                f'{gpus} {"GPU" if gpus == 1 else "GPUs"} on one node for pod "{pod.name}": no node has '
-                f"{'it' if gpus == 1 else 'them'} free",
+                _gpu_words(pod.name, gpus, said),
                 said,
                 f"It starts by itself once a node has {gpus} {resource} free; if none has so many in all, lower what "
                 "serving or training ask for, or add nodes.",
@@ -135,8 +134,15 @@ def to_start(pod: Pod, namespace: str) -> Waiting:
 def for_pods(child: Child) -> Waiting:
     """What a child waits for that may not make its pods; `message` says why."""
     said = _short(child.message or "no reason given")
-    if quota := _QUOTA.search(said):
-        return Waiting(_quota_words(quota), said, "Raise the quota, or wait until others free their share.")
+    if quota := for_quota(said):
+        return Waiting(quota, said, "Raise the quota, or wait until others free their share.")
+    if found := _UNSAID.search(said):
+        return Waiting(
+            f'{found[2]} in pods of {child.kind} {child.name}, which ResourceQuota "{found[1]}" wants to be told',
+            said,
+            "Set `resources` of serving, serving.judge, serving.promptWriter, training or sampler, or give the namespace "
+            "a LimitRange with defaults.",
+        )
     if "violates PodSecurity" in said:
         return Waiting(
             f"the namespace's Pod Security level to admit pods of {child.kind} {child.name}",
@@ -156,6 +162,12 @@ def for_pods(child: Child) -> Waiting:
     )
 
 
+def for_quota(said: str) -> str | None:
+    """What a ResourceQuota lacks, for the field `waitingFor`; None if the text is of no quota."""
+    quota = _QUOTA.search(said)
+    return _quota_words(quota) if quota else None
+
+
 def why_not_started(pod: Pod) -> str | None:
     """Why a pod does not run, in the words of scheduler or kubelet; None if they say nothing."""
     if pod.phase is not Phase.PENDING:
@@ -167,7 +179,8 @@ def why_not_started(pod: Pod) -> str | None:
 
 _CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found', re.IGNORECASE)
 _LACKS = re.compile(r"(?:(\d+) )?Insufficient ([\w./-]+)")
-_WANTED = re.compile(r"(\d+) GPUs wanted")
+_WANTED = re.compile(r"(\d+) GPUs wanted, (\d+) of \d+ free")
+"""What `srr local` says of its one machine."""
 _IMAGE_NAME = re.compile(r'[iI]mage (?:tag )?"([^"]+)"')
 _NO_KEY = re.compile(
     r"(?:couldn't find key|references non-existent) (\S+) in (Secret|ConfigMap) ([\w.-]+)/([\w.-]+)",
@@ -175,8 +188,11 @@ _NO_KEY = re.compile(
 )
 _NO_OBJECT = re.compile(r'\b(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
 _QUOTA = re.compile(
-    r"exceeded quota: (?P<quota>[\w.-]+), requested: (?P<requested>\S+?), used: (?P<used>\S+?), limited: (?P<limited>\S+)"
+    r"exceeded quota: (?P<quota>[\w.-]+), requested: (?P<requested>\S+?), used: (?P<used>\S+?), "
+    r"limited: (?P<limited>\S+?)\.?(?=\s|$)"
 )
+_UNSAID = re.compile(r"failed quota: ([\w.-]+): must specify ([\w./,-]+)")
+"""A quota on a resource refuses containers that do not say how much of it they want."""
 _NO_ACCOUNT = re.compile(r'serviceaccount "([^"]+)" not found', re.IGNORECASE)
 _NAMES = {
     "cpu": "CPU",
@@ -197,6 +213,24 @@ def _scheduling_reasons(said: str) -> list[tuple[str, str]]:
     return sorted(found, key=lambda lack: lack[1] != "gpu")
 
 
+def _gpu_words(pod: str, gpus: int, said: str) -> str:
+    """As `_quota_words`. A scheduler does not tell how many are free, only that no node has enough."""
+    if counted := _WANTED.search(said):
+        free = int(counted[2])
+        return f"{_gpus(gpus - free)}: {gpus} requested, {free} free"
+    return f'{_gpus(gpus)}: {gpus} requested by pod "{pod}", no node has {"it" if gpus == 1 else "them"} free'
+
+
+def _gpus(number: int) -> str:
+    return f"{number} {'GPU' if number == 1 else 'GPUs'}"
+
+
+def _counted(resource: str, number: int) -> str:
+    """`pods`, `count/jobs.batch` and the like as people say them."""
+    plural = resource.removeprefix("count/").partition(".")[0]
+    return plural.removesuffix("s") if number == 1 and plural.endswith("s") else plural
+
+
 def _quota_words(quota: re.Match[str]) -> str:
     """ "2 GPUs: 8 requested, 6 free" where the numbers are plain, else the resource's name."""
     requested, used, limited = (_amounts(quota[name]) for name in ("requested", "used", "limited"))
@@ -209,8 +243,8 @@ def _quota_words(quota: re.Match[str]) -> str:
             continue
         if short <= 0:
             continue
-        what = ("GPU" if short == 1 else "GPUs") if "gpu" in resource else resource
-        return f'{short} {what}: {asked} requested, {max(0, free)} free (ResourceQuota "{name}")'
+        what = _gpus(short) if "gpu" in resource else f"{short} {_counted(resource, short)}"
+        return f'{what}: {asked} requested, {max(0, free)} free (ResourceQuota "{name}")'
     return (
         f'ResourceQuota "{name}": {quota["requested"]} requested, {quota["used"]} of {quota["limited"]} used'
     )

@@ -13,37 +13,42 @@ from selfrewarding.store.protocol import ArtifactStore
 
 
 def check_writable(store: ArtifactStore, *, advice: str) -> None:
-    """Raise the StoreError that says what is wrong. `advice` names the place for the message (no credentials)."""
-    prefix = f".srr-probe-{uuid.uuid4().hex}"
+    """Raise the StoreError that says what is wrong. `advice` names the place where the store itself did not complain (no
+    credentials)."""
+    prefix = f".srr-probe-{uuid.uuid4().hex[:12]}"
     try:
-        _exercise(store, prefix)
+        found = _exercise(store, prefix)
+        if found is not None:
+            raise type(found)(f"{found} {advice}")
     except StoreError as error:
         if (
             not error.retryable
         ):  # a store that does not answer has nothing of ours, and would take as long again
             with contextlib.suppress(StoreError):
                 store.delete_prefix(prefix)
-        raise type(error)(f"the artifact store {store.uri} cannot be used: {error} {advice}") from None
+        raise type(error)(f"the artifact store {store.uri} cannot be used: {error}") from None
 
 
-def _exercise(store: ArtifactStore, prefix: str) -> None:
+def _exercise(store: ArtifactStore, prefix: str) -> StoreError | None:
+    """What the store did that it should not have done. Raises what it complains of."""
     key, data = f"{prefix}/probe", prefix.encode()
     if not store.create(key, data):
-        raise Unsuitable("it says that a new, randomly named object exists already.")
+        return Unsuitable("it says that a new, randomly named object exists already.")
     if store.read(key) != data:
-        raise Corrupt("an object that was just written reads back differently.")
+        return Corrupt("an object that was just written reads back differently.")
     if store.create(key, b"a second writer"):
-        raise Unsuitable(
+        return Unsuitable(
             "it lets a second writer replace an object that was to be created only once (If-None-Match: * is "
             "ignored), so results could be overwritten. Use a store with conditional writes: Amazon S3, "
             "MinIO, versitygw, or a folder."
         )
     if store.read(key) != data:
-        raise Corrupt("a refused second writer changed the object nevertheless.")
+        return Corrupt("a refused second writer changed the object nevertheless.")
     if not any(entry.key == key for entry in store.list(prefix)):
-        raise NotFound("an object that was just written is not in the listing.")
+        return NotFound("an object that was just written is not in the listing.")
     store.delete_prefix(prefix)
     if store.stat(key) is not None:
-        raise Unsuitable(
+        return Unsuitable(
             "a deleted object is still there (is the folder or bucket locked against deletion?)."
         )
+    return None

@@ -33,6 +33,9 @@ PART_BYTES = 16 * MIB
 
 PARTS_AT_ONCE = 24
 _ATTEMPTS = 6
+HASTY = {"connect_timeout": 5, "read_timeout": 7}
+"""Seconds; with two attempts at most, a store that does not answer is known after 25 s."""
+
 _ADDRESSING = ("auto", "path", "virtual")
 _TRANSFER = ("python", "crt")
 
@@ -90,8 +93,8 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
     hasty = config.merge(
         Config(
             retries={"mode": "standard", "total_max_attempts": min(2, _attempts(env))},
-            connect_timeout=5,
-            read_timeout=10,
+            connect_timeout=HASTY["connect_timeout"],
+            read_timeout=HASTY["read_timeout"],
         )
     )
     with translated(place, "use", ""):

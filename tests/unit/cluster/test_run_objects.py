@@ -45,6 +45,16 @@ def test_a_run_that_is_being_deleted_needs_no_spec():
     assert read_run(going).metadata.deletion_timestamp is not None
 
 
+def test_of_a_run_that_is_being_deleted_what_becomes_of_its_artifacts_is_read_whatever_else_is_wrong():
+    going = raw(spec=SPEC | {"iterations": 99, "retention": {"onDelete": "Delete"}})
+    going["metadata"] = going["metadata"] | {"deletionTimestamp": "2026-01-31T12:00:00Z"}
+    spec = read_run(going).spec
+    assert (spec.retention.on_delete, spec.artifacts.uri) == ("Delete", SPEC["artifacts"]["uri"])
+    # Nobody knows where they are: nothing can be deleted there.
+    going["spec"] |= {"artifacts": {"uri": 7}}
+    assert read_run(going).spec.retention.on_delete == "Keep"
+
+
 def test_a_stale_status_of_an_older_version_is_picked_up(caplog):
     older = {
         "observedGeneration": 2, "stage": "Rollout", "iteration": 1,

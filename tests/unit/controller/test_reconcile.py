@@ -256,6 +256,10 @@ async def test_a_spec_that_cannot_be_is_a_failed_run_until_it_is_edited(monkeypa
     assert (failed.status, failed.reason, status.observed_generation) == ("True", "InvalidSpec", 4)
     assert re.match(r"spec\.sft\.learningRate: .*Edit the spec", failed.message)
     assert conditions(status)["Ready"] == ("False", "InvalidSpec")
+    # kstatus takes it for failed, not for under way; and no condition is left from an older spec.
+    assert conditions(status)["Stalled"] == ("True", "Failed")
+    assert {one.observed_generation for one in status.conditions} == {4}
+    assert status.waiting_for == "a valid spec"
     assert "observe" not in cluster.calls
 
 

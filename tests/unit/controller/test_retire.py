@@ -167,6 +167,32 @@ async def test_a_pod_on_a_lost_node_does_not_keep_the_run() -> None:
     assert len(cluster.made) == 1
 
 
+async def test_what_will_not_go_is_told_and_does_not_keep_the_run_for_ever() -> None:
+    """Somebody's finalizer on a Job, a garbage collector that sleeps."""
+    cluster = Namespace()
+    cluster.add("a" * 16, "Job", name="rollout", phase=Phase.RUNNING)
+    cluster.children = {uid: replace(child, deleting=True) for uid, child in cluster.children.items()}
+    gone = await cluster.until_gone(1200)
+    assert gone is not None
+    assert 600 <= gone <= 620
+    assert not cluster.made, "nobody deletes what somebody may still write"
+    assert cluster.events[-1].reason == "ArtifactsKept"
+    assert "Job rollout" in cluster.events[-1].message
+
+
+async def test_rights_that_are_gone_do_not_keep_the_run_for_ever() -> None:
+    cluster = Namespace()
+
+    async def may_not_look(_: SelfRewardingRun) -> Observed:
+        raise Forbidden('The operator may not list pods in namespace "lab"')
+
+    cluster.observe = may_not_look  # type: ignore[method-assign]
+    gone = await cluster.until_gone(600)
+    assert gone is not None
+    assert 100 <= gone <= 150
+    assert "may not list pods" in cluster.events[-1].message
+
+
 async def test_the_job_knows_its_run_has_no_owner_and_ends_by_itself() -> None:
     cluster = Namespace(
         spec={"retention": {"onDelete": "Delete"}, "artifacts": {"credentials": {"secretName": "s3"}}}

@@ -7,10 +7,12 @@ from tests.support.builders import NOW, SPEC, make_run, make_spec, merged
 from tests.support.fake_cluster import FakeCluster
 from tests.support.planned_runs import GPU, cluster_at
 
+from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.actions import Decision
 from selfrewarding.plan.decide import decide
 from selfrewarding.plan.observed import Observed, Phase, Pod
+from selfrewarding.plan.times import moment_of
 
 CONDITIONS = {"Ready", "Reconciling", "Stalled", "Succeeded", "Failed", "Suspended"}
 
@@ -136,14 +138,38 @@ def test_changed_rows_change_what_follows_once_prepare_has_seen_them() -> None:
     ]  # fmt: skip
 
 
-def test_a_failed_preparation_is_told_and_mended_by_an_edit() -> None:
-    cluster = FakeCluster()
+def refuse_the_data(cluster: FakeCluster) -> None:
     cluster.settle()
     cluster.run_pods()
-    cluster.fail(cluster.job(StageKind.PREPARE), exit_code=3)
+    said = TerminationMessage(failure="BadData", message="i.jsonl:3: response is a number, expected text.")
+    cluster.fail(cluster.job(StageKind.PREPARE), termination=said)
     cluster.settle()
-    assert cluster.condition("Failed") == ("True", "BadData")
+
+
+def test_refused_data_is_told_and_mended_by_an_edit() -> None:
+    cluster = FakeCluster()
+    refuse_the_data(cluster)
+    assert cluster.condition("Stalled") == ("True", "BadData")
     cluster.edit({"seedData": {"ranked": {"uri": "s3://data/mended.jsonl"}}})
+    cluster.finish_everything()
+    assert cluster.condition("Succeeded")[0] == "True"
+
+
+def test_refused_data_is_looked_at_again_until_somebody_has_mended_it_where_it_is() -> None:
+    cluster = FakeCluster()
+    for attempt in range(1, 9):
+        refuse_the_data(cluster)
+        assert cluster.condition("Stalled") == ("True", "BadData")
+        assert cluster.condition("Failed")[0] == "False", f"attempt {attempt}: nobody need touch the run"
+        message = next(one.message for one in cluster.status.conditions if one.type == "Stalled")
+        assert "i.jsonl:3: response" in message
+        assert "mend it where it is" in message
+        (entry,) = cluster.status.attempts.values()
+        assert entry.failures == 0, "limits.retries are for the program's own failures"
+        assert entry.not_before is not None
+        wait = (moment_of(entry.not_before) - cluster.now).total_seconds()
+        assert 0 < wait <= 300
+        cluster.later(wait + 1)
     cluster.finish_everything()
     assert cluster.condition("Succeeded")[0] == "True"
 
@@ -302,7 +328,7 @@ def test_pods_without_a_node_tell_what_the_scheduler_says() -> None:
     change_pods(cluster, scheduling_message="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
     cluster.settle()
     assert cluster.condition("Ready") == ("True", "WaitingForNodes")
-    assert (cluster.status.waiting_for or "").startswith("1 GPU on one node for pod ")
+    assert (cluster.status.waiting_for or "").startswith("1 GPU: 1 requested by pod ")
     ready = next(one for one in cluster.status.conditions if one.type == "Ready")
     assert "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts by itself" in ready.message
 

@@ -168,7 +168,7 @@ def test_a_job_that_may_make_no_pods_is_told_with_its_reason() -> None:
     owned.child = replace(owned.child, phase=Phase.PENDING, message=f"FailedCreate: {quota}")
     cluster.settle()
     assert cluster.condition("Stalled") == ("True", "PodsNotCreated")
-    assert cluster.status.waiting_for == '1 pods: 1 requested, 0 free (ResourceQuota "q")'
+    assert cluster.status.waiting_for == '1 pod: 1 requested, 0 free (ResourceQuota "q")'
     owned.child = replace(owned.child, message=None)
     cluster.settle()
     assert cluster.condition("Stalled")[0] == "False"

@@ -195,6 +195,19 @@ def test_survival_rule_11_progress_is_written_every_thirty_seconds_while_it_chan
     assert cluster.status_writes - before == 3, "nothing changed"
 
 
+def test_survival_rule_11_the_fraction_of_a_second_that_status_leaves_out_makes_no_write_early() -> None:
+    cluster = cluster_at(StageKind.ROLLOUT, 2)
+    cluster.later(0.9)
+    cluster.show_progress(cluster.job(StageKind.ROLLOUT), 1)
+    cluster.settle()
+    before = cluster.status_writes
+    for seconds, written in ((29.6, 0), (0.5, 1)):
+        cluster.later(seconds)
+        cluster.show_progress(cluster.job(StageKind.ROLLOUT), 2)
+        cluster.settle()
+        assert cluster.status_writes - before == written
+
+
 def test_survival_rule_11_all_other_writes_are_at_most_five_a_stage() -> None:
     cluster = FakeCluster(spec=merged(SPEC, GPU))
     cluster.finish_everything()

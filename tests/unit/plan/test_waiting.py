@@ -7,7 +7,7 @@ from tests.support.builders import make_job, make_pod, make_spec
 
 from selfrewarding.plan.graph import outline
 from selfrewarding.plan.observed import Phase, Pod
-from selfrewarding.plan.waiting import CANNOT_START, for_node, for_pods, to_start, why_not_started
+from selfrewarding.plan.waiting import CANNOT_START, for_node, for_pods, for_quota, to_start, why_not_started
 
 STAGE = list(outline(make_spec(), contract=1).stages)[1]
 PREEMPTION = " preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
@@ -22,15 +22,15 @@ def pod(**fields: object) -> Pod:
     [
         pytest.param(
             "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate," + PREEMPTION, 8,
-            '8 GPUs on one node for pod "sft-1": no node has them free', id="GPUs",
+            '8 GPUs: 8 requested by pod "sft-1", no node has them free', id="GPUs",
         ),
         pytest.param(
             "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient memory, 3 Insufficient nvidia.com/gpu.", 1,
-            '1 GPU on one node for pod "sft-1": no node has it free', id="GPUs besides other things",
+            '1 GPU: 1 requested by pod "sft-1", no node has it free', id="GPUs besides other things",
         ),
         pytest.param(
             "0/1 nodes are available: 2 GPUs wanted, 1 of 1 free", 2,
-            '2 GPUs on one node for pod "sft-1": no node has them free', id="one machine",
+            "1 GPU: 2 requested, 1 free", id="one machine",
         ),
         pytest.param(
             "0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient memory." + PREEMPTION, 0,
@@ -159,6 +159,12 @@ QUOTA = 'FailedCreate: Error creating: pods "sft-1-worker-0" is forbidden: excee
             id="memory",
         ),
         pytest.param(
+            'FailedCreate: Error creating: pods "x" is forbidden: failed quota: share: must specify requests.memory '
+            "for: vllm",
+            'requests.memory in pods of PyTorchJob trainbaseline-1-a1, which ResourceQuota "share" wants to be told',
+            id="nothing said",
+        ),
+        pytest.param(
             'FailedCreate: Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest": '
             "runAsNonRoot != true",
             "the namespace's Pod Security level to admit pods of PyTorchJob trainbaseline-1-a1", id="Pod Security",
@@ -188,3 +194,31 @@ def test_why_a_pod_has_not_started() -> None:
     assert why_not_started(pod(waiting_reason="ErrImagePull", waiting_message="no")) == "ErrImagePull: no"
     assert why_not_started(pod()) is None
     assert why_not_started(make_pod(STAGE, waiting_reason="CrashLoopBackOff")) is None, "it runs"
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (
+            (
+                'jobs.batch "a" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, '
+                "used: count/jobs.batch=0, limited: count/jobs.batch=0. Raise the quota."
+            ),
+            '1 job: 1 requested, 0 free (ResourceQuota "team")',
+        ),
+        (
+            (
+                "exceeded quota: g, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=2, "
+                "limited: requests.nvidia.com/gpu=8"
+            ),
+            '2 GPUs: 8 requested, 6 free (ResourceQuota "g")',
+        ),
+        (
+            "exceeded quota: m, requested: memory=8Gi, used: memory=1Gi, limited: memory=4Gi",
+            'ResourceQuota "m": memory=8Gi requested, memory=1Gi of memory=4Gi used',
+        ),
+        ('jobs.batch "a" is forbidden: a policy', None),
+    ],
+)
+def test_what_a_quota_lacks(said: str, what: str | None) -> None:
+    assert for_quota(said) == what
