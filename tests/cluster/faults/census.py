@@ -78,6 +78,9 @@ class Census:
     """The watches."""
     keep_bodies: bool = True
     """False: old bodies are dropped, for long measurements with many runs."""
+    _by_namespace: dict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))
+    _there: dict[str, dict[str, tuple[str, Raw]]] = field(default_factory=lambda: defaultdict(dict))
+    """Kinds and objects that are there now, by namespace and UID."""
 
     async def follow(self, api: Api, kind: Kind, *, listed: asyncio.Event) -> None:
         """Watch a kind until cancelled."""
@@ -89,12 +92,16 @@ class Census:
             if type_ == "ADDED" and known is not None and known["metadata"]["resourceVersion"] == version:
                 continue  # listed again
             change = Change(time.monotonic(), kind.plural, type_ if known is None else _again(type_), body)
+            there = self._there[change.namespace]
             if type_ == "DELETED":
                 self.present[kind.plural].pop(uid, None)
+                there.pop(uid, None)
             else:
                 self.present[kind.plural][uid] = body
+                there[uid] = (kind.plural, body)
             if self.keep_bodies:
                 self.changes.append(change)
+                self._by_namespace[change.namespace].append(change)
             for listener in self.listeners:
                 listener(change)
 
@@ -109,7 +116,7 @@ class Census:
     def of(self, namespace: str, kinds: Iterable[Kind] = CHILDREN) -> list[Change]:
         """Changes of these kinds in a namespace."""
         plurals = {kind.plural for kind in kinds}
-        return [one for one in self.changes if one.kind in plurals and one.namespace == namespace]
+        return [one for one in self._by_namespace.get(namespace, ()) if one.kind in plurals]
 
     def creations(self, namespace: str) -> dict[tuple[str, str], set[str]]:
         """UIDs that ever stood behind a child's name, by kind and name: more than one means created twice."""
@@ -131,18 +138,45 @@ class Census:
             seen[change.uid] = (change.kind, what, iteration, attempt)
         return sorted(seen.values())
 
+    def there(self, namespace: str) -> list[tuple[str, Raw]]:
+        """Kinds (plural) and objects of a namespace that are there now."""
+        return list(self._there.get(namespace, {}).values())
+
     def left(self, namespace: str) -> list[str]:
         """Children and pods that are there now."""
         return [
-            f"{kind} {one['metadata']['name']}"
-            for kind, objects in self.present.items()
-            for one in objects.values()
-            if kind != RUNS.plural and one["metadata"]["namespace"] == namespace
+            f"{kind} {one['metadata']['name']}" for kind, one in self.there(namespace) if kind != RUNS.plural
         ]
+
+    def run(self, namespace: str, name: str) -> Raw | None:
+        """A run as its watch showed it last."""
+        found = (one for kind, one in self.there(namespace) if kind == RUNS.plural)
+        return next((one for one in found if one["metadata"]["name"] == name), None)
+
+    def history(self, namespace: str) -> list[str]:
+        """One line for each change in a namespace, in order: what to read when a run went another way."""
+        changes = self._by_namespace.get(namespace, [])
+        return [f"{change.at - changes[0].at:7.2f} s  {_told(change)}" for change in changes]
 
     def statuses(self, namespace: str) -> list[Raw]:
         """Every version of the runs in a namespace that the API server showed, in order."""
         return [change.object for change in self.of(namespace, (RUNS,)) if change.type != "DELETED"]
+
+
+def _told(change: Change) -> str:
+    status = change.object.get("status", {})
+    what = f"{change.type:<8} {change.kind} {change.name} @{change.object['metadata']['resourceVersion']}"
+    if change.kind == RUNS.plural:
+        known = [f"{one['stage']}-{one['iteration']}" for one in status.get("results", {}).values()]
+        reasons = [
+            f"{one['type']}={one['status']} ({one.get('reason')})" for one in status.get("conditions", ())
+        ]
+        return f"{what} known {known} attempts {status.get('attempts')} {reasons}"
+    phase = status.get("phase") or [
+        one["type"] for one in status.get("conditions", ()) if one["status"] == "True"
+    ]
+    deleting = " deleting" if change.object["metadata"].get("deletionTimestamp") else ""
+    return f"{what} {phase}{deleting}"
 
 
 def _again(type_: str) -> str:

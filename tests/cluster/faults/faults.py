@@ -15,6 +15,9 @@ from typing import Any
 
 from tests.cluster.faults.proxy import Answer, Call, Cut, NoFault
 
+from selfrewarding.contract.program import PROGRESS_PREFIX
+from selfrewarding.contract.progress import ProgressLine
+
 Which = Callable[[Call], bool]
 
 
@@ -93,6 +96,27 @@ class Some(NoFault):
         if self.answer is None:
             raise Cut
         return self.answer
+
+
+@dataclass
+class Progressing(NoFault):
+    """No fault, but what a node would tell: the log of a pod in a namespace says at each read that one more row is done.
+
+    There is no kubelet to read logs from.
+    """
+
+    namespace: str
+    total: int = 1_000_000
+    met: int = 0
+    """How often a log was read."""
+
+    async def before(self, call: Call) -> Answer | None:
+        """Answer for the kubelet."""
+        if call.resource != "pods/log" or call.namespace != self.namespace:
+            return None
+        self.met += 1
+        line = ProgressLine(done=self.met, total=self.total).model_dump_json(by_alias=True)
+        return Answer(200, f"{PROGRESS_PREFIX}{line}\n")
 
 
 @dataclass

@@ -5,6 +5,7 @@ Neighbours: `census` tells it of pods; `stage_answers` knows what programs say; 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,9 +63,13 @@ class Kubelet:
     """Pods live here, so that an error of the player's ends the test."""
     pace: Pace = field(default_factory=Pace)
     failures: list[Failure] = field(default_factory=list)
-    holds: Callable[[Raw], bool] = lambda _: False
-    """Whether a pod that runs shall go on running for now; asked again every `look` seconds."""
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """Other paces, by namespace."""
+    holds: dict[str, Callable[[Raw], bool]] = field(default_factory=dict)
+    """Whether a pod that runs shall go on running for now, by namespace; asked again every `look` seconds."""
     look: float = 0.05
+    retires: dict[str, Callable[[Raw], str]] = field(default_factory=dict)
+    """What the program says that clears a deleted run's artifacts away, by namespace; it has no ConfigMap."""
     told: dict[str, str] = field(default_factory=dict)
     """What stages have told so far: the store that Resolve looks into."""
     ended: dict[str, float] = field(default_factory=dict)
@@ -122,22 +127,30 @@ class Kubelet:
 
     async def _live(self, pod: Raw) -> None:
         try:
-            await asyncio.sleep(self.pace.start)
+            pace = self._pace_of(pod)
+            await asyncio.sleep(pace.start)
             await self._bind(pod)
             serving = labels.HOLDER in pod["metadata"]["labels"]
             if not serving:
                 await self._write(pod, running(pod, ready=True))
-            await asyncio.sleep(self.pace.run)
+            await asyncio.sleep(pace.run)
             if serving:
                 await self._write(pod, running(pod, ready=True))
                 self.ended[pod["metadata"]["uid"]] = time.monotonic()
                 return
-            while self.holds(pod):  # noqa: ASYNC110 - a test's question, which no event answers
+            while self._is_held(pod):  # noqa: ASYNC110 - a test's question, which no event answers
                 await asyncio.sleep(self.look)
             await self._finish(pod)
         except ApiError as error:
             if error.code not in (404, 409):  # deleted meanwhile
                 raise
+
+    def _pace_of(self, pod: Raw) -> Pace:
+        return self.paces.get(pod["metadata"]["namespace"], self.pace)
+
+    def _is_held(self, pod: Raw) -> bool:
+        which = self.holds.get(pod["metadata"]["namespace"])
+        return which is not None and which(pod)
 
     async def _finish(self, pod: Raw) -> None:
         failure = self._failure_of(pod)
@@ -162,6 +175,9 @@ class Kubelet:
         ranks = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
         if any(names.get(rank, "0") != "0" for rank in ranks):
             return ""
+        if names.get(labels.STAGE) == "Retire":
+            says = self.retires.get(pod["metadata"]["namespace"])
+            return says(pod) if says is not None else ""
         volumes = pod["spec"]["volumes"]
         name = next(one["configMap"]["name"] for one in volumes if one["name"] == "config")
         config_map = await self.api.get(CONFIG_MAPS, pod["metadata"]["namespace"], name)
@@ -171,7 +187,12 @@ class Kubelet:
     async def _end(self, pod: Raw) -> None:
         """What a kubelet does with a pod that is being deleted: let it stop, then take it off the API server."""
         if pod["status"].get("phase") not in ("Succeeded", "Failed"):
-            await asyncio.sleep(self.pace.grace)
+            await asyncio.sleep(self._pace_of(pod).grace)
+            if pod["metadata"].get(
+                "finalizers"
+            ):  # a Job's: its controller waits for the end of a pod that it tracks
+                with contextlib.suppress(ApiError):
+                    await self._write(pod, ended(pod, exit_code=143, reason="Error", message=""))
         metadata = pod["metadata"]
         await self.api.delete(
             PODS,

@@ -33,9 +33,17 @@ class Player:
         """Let one pod fail."""
         self.kubelet.failures.append(failure)
 
-    def hold(self, which: Callable[[Raw], bool]) -> None:
-        """Let the pods of Jobs that `which` names run on and on."""
-        self.kubelet.holds = which
+    def hold(self, namespace: str, which: Callable[[Raw], bool]) -> None:
+        """Let the pods of a namespace's Jobs that `which` names run on and on."""
+        self.kubelet.holds[namespace] = which
+
+    def release(self, namespace: str) -> None:
+        """Let the pods that are held end."""
+        self.kubelet.holds.pop(namespace, None)
+
+    def set_pace(self, namespace: str, pace: Pace) -> None:
+        """Play the pods of a namespace at another pace."""
+        self.kubelet.paces[namespace] = pace
 
 
 @asynccontextmanager

@@ -85,7 +85,8 @@ class Answer:
     """A response that the proxy makes up."""
 
     status: int
-    body: dict[str, Any]
+    body: dict[str, Any] | str
+    """A JSON object, or text (a log)."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -228,6 +229,8 @@ class _Server:
 
 
 def _respond(made_up: Answer) -> web.Response:
+    if isinstance(made_up.body, str):
+        return web.Response(text=made_up.body, status=made_up.status, headers=made_up.headers)
     return web.json_response(made_up.body, status=made_up.status, headers=made_up.headers)
 
 

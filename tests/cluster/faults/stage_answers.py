@@ -6,7 +6,7 @@ Neighbour: `player` puts the text into the container's status.
 
 from pydantic import ValidationError
 
-from selfrewarding.contract.config import ResolveParameters, StageConfig
+from selfrewarding.contract.config import PrepareParameters, ResolveParameters, StageConfig
 from selfrewarding.contract.keys import digest, short
 from selfrewarding.contract.result import StageResult, TerminationMessage, summary_message, summary_of
 from selfrewarding.contract.stages import TRAINING, StageKind
@@ -48,7 +48,10 @@ def _result(config: StageConfig) -> StageResult:
     training = config.kind in TRAINING
     data = {}
     if config.kind is StageKind.PREPARE:
-        data = {name: digest(name)[:12] for name in ("instructions", "model", "evaluations")}
+        sets = ["instructions", "model", "evaluations"]
+        seeds = config.parameters.seed_data if isinstance(config.parameters, PrepareParameters) else None
+        sets += ["heldOut"] if seeds is not None and seeds.held_out.source is not None else []
+        data = {name: digest(name)[:12] for name in sets}
     return StageResult(
         contract=config.contract,
         kind=config.kind,

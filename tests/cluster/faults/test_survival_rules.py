@@ -1,14 +1,12 @@
 """Survival rules (ARCHITECTURE.md) that need a real API server and the real operator process to be proven.
 
-Rules 1 and 2 are proven by `test_crash_at_every_write`, rule 1 again by `test_api_faults`.
+Rules 1 and 2 are proven by `test_crash_at_every_write`, rule 1 again by `test_api_faults`. Most scenarios wait for most of
+their time, so they play side by side; those that look at the operator's own time, or take a kind away, play alone.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from tests.cluster.faults.invariants import (
     workloads,
 )
 from tests.cluster.faults.kubelet import Failure, Pace
-from tests.cluster.faults.operator_process import OperatorProcess, operating, start_operator
+from tests.cluster.faults.operator_process import operating
 from tests.cluster.faults.player import Player, playing
 from tests.cluster.faults.proxy import Proxy, proxying
 from tests.cluster.faults.runs import (
@@ -36,36 +34,11 @@ from tests.cluster.faults.runs import (
     until,
     until_finished,
 )
+from tests.cluster.faults.scenarios import Place, scenario, scene
 
 from selfrewarding.api import labels
 
-pytestmark = pytest.mark.timeout(240)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An API server with a player, and one operator behind a proxy."""
-
-    player: Player
-    proxy: Proxy
-    operator: OperatorProcess
-    kubeconfig: Path
-    """Through the proxy."""
-
-
-@asynccontextmanager
-async def scene(
-    kubeconfig: Path, repository: Path, folder: Path, pace: Pace | None = None
-) -> AsyncIterator[Scene]:
-    async with playing(kubeconfig, pace) as player, proxying(kubeconfig) as proxy:
-        await install_crds(player.api, repository)
-        through = proxy.kubeconfig(folder)
-        async with operating(through, folder) as operator:
-            try:
-                yield Scene(player, proxy, operator, through)
-            except BaseException:
-                print(operator.tail(80))
-                raise
+pytestmark = pytest.mark.timeout(300)
 
 
 def pods_in(player: Player, namespace: str) -> list[Raw]:
@@ -77,12 +50,16 @@ def stage_of(pod: Raw) -> str | None:
     return pod["metadata"]["labels"].get(labels.STAGE)
 
 
-async def test_survival_rule_04_no_holder_starts_beside_another(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+def is_rollout(pod: Raw) -> bool:
+    return stage_of(pod) == "Rollout"
+
+
+@scenario
+async def test_survival_rule_04_no_holder_starts_beside_another(place: Place) -> None:
     """A server takes seconds to leave; what trains next is created after its last pod is gone, and soon after."""
     namespace = fresh("rule-04")
-    async with scene(api_server_kubeconfig, repository, tmp_path, Pace(grace=3.0)) as here:
+    place.player.set_pace(namespace, Pace(grace=3.0))
+    async with scene(place, namespace) as here:
         await create_run(here.player.api, namespace)
         await until_finished(here.player, namespace)
         census = here.player.census
@@ -98,14 +75,14 @@ async def test_survival_rule_04_no_holder_starts_beside_another(
             for change in workloads(census, namespace)
             if change.label(labels.STAGE) == "PreferenceOptimize"
         )
-        assert 0 < dpo.at - gone < 2.0, "the operator's own part of a hand-over"
+        # Its own part of a hand-over is measured where nothing else runs (tests/bench/operator_numbers.py).
+        assert 0 < dpo.at - gone < 10.0, "nobody woke the operator when the pod was gone"
 
 
-async def test_survival_rule_06_an_evicted_pod_costs_no_retry(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_06_an_evicted_pod_costs_no_retry(place: Place) -> None:
     namespace = fresh("rule-06-evicted")
-    async with scene(api_server_kubeconfig, repository, tmp_path) as here:
+    async with scene(place, namespace) as here:
         here.player.fail_once(
             Failure("Rollout", namespace, exit_code=137, reason="Error", pod_reason="Evicted")
         )
@@ -121,11 +98,10 @@ async def test_survival_rule_06_an_evicted_pod_costs_no_retry(
         assert not status_lies(here.player.census, namespace)
 
 
-async def test_survival_rule_06_running_out_of_memory_is_final_and_says_what_to_change(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_06_running_out_of_memory_is_final_and_says_what_to_change(place: Place) -> None:
     namespace = fresh("rule-06-oom")
-    async with scene(api_server_kubeconfig, repository, tmp_path) as here:
+    async with scene(place, namespace) as here:
         here.player.fail_once(Failure("SupervisedFineTune", namespace, exit_code=137, reason="OOMKilled"))
         await create_run(here.player.api, namespace)
         run = await until_finished(here.player, namespace)
@@ -144,12 +120,13 @@ async def test_survival_rule_06_running_out_of_memory_is_final_and_says_what_to_
         assert not created_twice(here.player.census, namespace)
 
 
-async def test_survival_rule_08_of_two_equal_runs_the_second_computes_nothing(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_08_of_two_equal_runs_the_second_computes_nothing(place: Place) -> None:
     """Both at once, in one store: one waits and says for whom, then finds the results."""
     names, store = (fresh("rule-08-one"), fresh("rule-08-two")), fresh("rule-08")
-    async with scene(api_server_kubeconfig, repository, tmp_path, Pace(run=0.5)) as here:
+    for namespace in names:
+        place.player.set_pace(namespace, Pace(run=0.5))
+    async with scene(place, *names) as here:
         for namespace in names:
             await create_run(here.player.api, namespace, store=store)
         for namespace in names:
@@ -171,14 +148,11 @@ async def test_survival_rule_08_of_two_equal_runs_the_second_computes_nothing(
         assert any("which computes the same" in text for text in waited)
 
 
-async def test_survival_rule_08_the_second_takes_over_when_the_first_is_deleted(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_08_the_second_takes_over_when_the_first_is_deleted(place: Place) -> None:
     first, second, store = fresh("rule-08-first"), fresh("rule-08-second"), fresh("rule-08")
-    async with scene(api_server_kubeconfig, repository, tmp_path) as here:
-        here.player.hold(
-            lambda pod: stage_of(pod) == "SupervisedFineTune" and pod["metadata"]["namespace"] == first
-        )
+    async with scene(place, first, second) as here:
+        here.player.hold(first, lambda pod: stage_of(pod) == "SupervisedFineTune")
         await create_run(here.player.api, first, store=store)
         running = lambda: any(  # noqa: E731
             stage_of(pod) == "SupervisedFineTune" and pod["status"].get("phase") == "Running"
@@ -195,14 +169,14 @@ async def test_survival_rule_08_the_second_takes_over_when_the_first_is_deleted(
         await until(here.player, "its pods are gone", lambda: not pods_in(here.player, first))
 
 
-async def test_survival_rule_09_suspend_frees_everything_and_counts_no_attempt(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_09_suspend_frees_everything_and_counts_no_attempt(place: Place) -> None:
     namespace = fresh("rule-09")
-    async with scene(api_server_kubeconfig, repository, tmp_path, Pace(grace=1.0)) as here:
-        here.player.hold(lambda pod: stage_of(pod) == "Rollout")
+    place.player.set_pace(namespace, Pace(grace=1.0))
+    async with scene(place, namespace) as here:
+        here.player.hold(namespace, is_rollout)
         await create_run(here.player.api, namespace)
-        rollout = lambda: any(stage_of(pod) == "Rollout" for pod in pods_in(here.player, namespace))  # noqa: E731
+        rollout = lambda: any(is_rollout(pod) for pod in pods_in(here.player, namespace))  # noqa: E731
         await until(here.player, "the rollout", rollout)
         await here.player.api.patch(RUNS, namespace, NAME, {"spec": {"suspend": True}})
         suspended = lambda: condition(run_in(here.player, namespace), "Suspended")[0] == "True"  # noqa: E731
@@ -220,7 +194,8 @@ async def test_survival_rule_09_suspend_frees_everything_and_counts_no_attempt(
             for run in census.statuses(namespace)
             if condition(run, "Suspended")[0] == "True"
         )
-        assert not pods_in(here.player, namespace)
+        # Pods that have ended are the garbage collector's, which knows a new CRD only after half a minute.
+        assert {pod["status"]["phase"] for pod in pods_in(here.player, namespace)} <= {"Succeeded"}
         assert said > last_pod
 
         # A suspended run: no writes, no lists.
@@ -230,7 +205,7 @@ async def test_survival_rule_09_suspend_frees_everything_and_counts_no_attempt(
         assert here.proxy.writes(namespace, since=began) == []
         assert here.proxy.count("list", since=began) == 0
 
-        here.player.hold(lambda _: False)
+        here.player.release(namespace)
         await here.player.api.patch(RUNS, namespace, NAME, {"spec": {"suspend": False}})
         run = await until_finished(here.player, namespace)
         assert condition(run, "Succeeded")[0] == "True"
@@ -245,55 +220,41 @@ async def test_survival_rule_09_suspend_frees_everything_and_counts_no_attempt(
         assert not side_by_side(census, namespace)
 
 
-async def test_survival_rule_10_a_standby_takes_over_and_two_never_act(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_10_a_standby_takes_over_and_two_never_act(place: Place) -> None:
     """Two replicas; the leader is killed in the middle of a run; the standby ends it, and nothing is created twice."""
-    namespace, lease = fresh("rule-10"), fresh("rule-10-lease")
-    async with playing(api_server_kubeconfig) as player:
-        await install_crds(player.api, repository)
-        await player.api.ensure(
-            NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": lease}}
-        )
-        async with (
-            proxying(api_server_kubeconfig) as first_proxy,
-            proxying(api_server_kubeconfig) as second_proxy,
-        ):
-            folders = [tmp_path / "one", tmp_path / "two"]
-            for folder in folders:
-                folder.mkdir()
-            settings = {"LEADER_ELECTION": "true", "LEASE_NAMESPACE": lease}
-            leader = await start_operator(
-                first_proxy.kubeconfig(folders[0]), folders[0], "replica-one", **settings
-            )
-            await leader.healthy()
-            await until(player, "the first leads", lambda: _leases(first_proxy) > 0)
-            standby = await start_operator(
-                second_proxy.kubeconfig(folders[1]), folders[1], "replica-two", **settings
-            )
+    namespace, lease, player = fresh("rule-10"), fresh("rule-10-lease"), place.player
+    metadata = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": lease}}
+    await player.api.create(NAMESPACES, None, metadata)
+    settings = {"NAMESPACES": namespace, "LEADER_ELECTION": "true", "LEASE_NAMESPACE": lease}
+    folders = [place.folder / "one", place.folder / "two"]
+    for folder in folders:
+        folder.mkdir()
+    async with (
+        proxying(place.kubeconfig) as first_proxy,
+        proxying(place.kubeconfig) as second_proxy,
+        operating(first_proxy.kubeconfig(folders[0]), folders[0], "replica-one", **settings) as leader,
+    ):
+        await until(player, "the first leads", lambda: _leases(first_proxy) > 0)
+        async with operating(
+            second_proxy.kubeconfig(folders[1]), folders[1], "replica-two", **settings
+        ) as standby:
             try:
-                await standby.healthy()
-                player.hold(
-                    lambda pod: stage_of(pod) == "Rollout" and pod["metadata"]["namespace"] == namespace
-                )
+                player.hold(namespace, is_rollout)
                 await create_run(player.api, namespace)
-                rollout = lambda: any(stage_of(pod) == "Rollout" for pod in pods_in(player, namespace))  # noqa: E731
-                await until(player, "the rollout", rollout)
+                await until(player, "the rollout", lambda: any(map(is_rollout, pods_in(player, namespace))))
                 assert not second_proxy.writes(), "a standby acts"
                 await leader.kill()
                 killed = time.monotonic()
-                player.hold(lambda _: False)
-                run = await until_finished(player, namespace, seconds=120)
+                player.release(namespace)
+                run = await until_finished(player, namespace)
                 assert condition(run, "Succeeded")[0] == "True"
                 assert not everything_wrong(player.census, namespace)
                 taken = min(call.at for call in second_proxy.writes(namespace))
                 print(f"the standby's first write came {taken - killed:.1f} s after the leader's death")
-            except BaseException:
-                print(leader.tail(40), standby.tail(40), sep="\n")
+            except BaseException as error:
+                error.add_note(leader.tail(40) + standby.tail(40))
                 raise
-            finally:
-                await leader.kill()
-                await standby.kill()
 
 
 def _leases(proxy: Proxy) -> int:
@@ -333,12 +294,11 @@ async def test_survival_rule_10_the_training_operators_kind_may_come_later(
             await install_crds(player.api, repository)
 
 
-async def test_survival_rule_11_few_writes_and_none_when_idle(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_survival_rule_11_few_writes_and_none_when_idle(place: Place) -> None:
     """At most five writes per stage beyond the children; after the end neither a write nor a list."""
     namespace = fresh("rule-11")
-    async with scene(api_server_kubeconfig, repository, tmp_path) as here:
+    async with scene(place, namespace) as here:
         await create_run(here.player.api, namespace)
         await until_finished(here.player, namespace)
         await asyncio.sleep(2.0)
@@ -356,15 +316,17 @@ async def test_survival_rule_11_few_writes_and_none_when_idle(
         assert here.proxy.count("list", since=began) == 0
 
 
+@scenario
 async def test_survival_rule_02_a_child_that_somebody_deletes_is_made_again_under_the_same_name(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
+    place: Place,
 ) -> None:
     """A Job deleted under way comes back once its pods are gone: the same attempt, and never two at once."""
     namespace = fresh("rule-02")
-    async with scene(api_server_kubeconfig, repository, tmp_path, Pace(grace=0.5)) as here:
-        here.player.hold(lambda pod: stage_of(pod) == "Rollout")
+    place.player.set_pace(namespace, Pace(grace=0.5))
+    async with scene(place, namespace) as here:
+        here.player.hold(namespace, is_rollout)
         await create_run(here.player.api, namespace)
-        rollout = lambda: [p for p in pods_in(here.player, namespace) if stage_of(p) == "Rollout"]  # noqa: E731
+        rollout = lambda: [p for p in pods_in(here.player, namespace) if is_rollout(p)]  # noqa: E731
         await until(here.player, "the rollout", rollout)
         jobs = here.player.census.present[JOBS.plural].values()
         job = next(
@@ -374,7 +336,7 @@ async def test_survival_rule_02_a_child_that_somebody_deletes_is_made_again_unde
             and one["metadata"]["labels"].get(labels.STAGE) == "Rollout"
         )
         await here.player.api.delete(JOBS, namespace, job["metadata"]["name"])
-        here.player.hold(lambda _: False)
+        here.player.release(namespace)
         run = await until_finished(here.player, namespace, seconds=120)
         assert condition(run, "Succeeded")[0] == "True"
         twice = created_twice(here.player.census, namespace)
@@ -382,14 +344,13 @@ async def test_survival_rule_02_a_child_that_somebody_deletes_is_made_again_unde
         assert not side_by_side(here.player.census, namespace)
 
 
-async def test_deleting_a_run_leaves_nothing_behind(
-    api_server_kubeconfig: Path, repository: Path, tmp_path: Path
-) -> None:
+@scenario
+async def test_deleting_a_run_leaves_nothing_behind(place: Place) -> None:
     namespace = fresh("deleted")
-    async with scene(api_server_kubeconfig, repository, tmp_path) as here:
-        here.player.hold(lambda pod: stage_of(pod) == "Rollout" and pod["metadata"]["namespace"] == namespace)
+    async with scene(place, namespace) as here:
+        here.player.hold(namespace, is_rollout)
         await create_run(here.player.api, namespace)
-        rollout = lambda: any(stage_of(pod) == "Rollout" for pod in pods_in(here.player, namespace))  # noqa: E731
+        rollout = lambda: any(is_rollout(pod) for pod in pods_in(here.player, namespace))  # noqa: E731
         await until(here.player, "the rollout", rollout)
         await here.player.api.delete(RUNS, namespace, NAME)
         await until(here.player, "the run is gone", lambda: run_in(here.player, namespace) is None)

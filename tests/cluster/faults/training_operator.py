@@ -5,11 +5,13 @@ Neighbours: `census` tells it of jobs and pods; the real training operator runs 
 """
 
 import asyncio
+import contextlib
 import copy
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from tests.cluster.faults.api_client import PODS, PYTORCH_JOBS, Api, ApiError, Raw
+from tests.cluster.faults.api_client import EVENTS, PODS, PYTORCH_JOBS, Api, ApiError, Raw
 from tests.cluster.faults.census import Census, Change
 from tests.cluster.faults.kubelet import stamp
 
@@ -83,19 +85,39 @@ class TrainingOperator:
                     },
                     "spec": template["spec"] | {"restartPolicy": "Never"},
                 }
-                await self._create(metadata["namespace"], body)
+                await self._create(job, body)
 
-    async def _create(self, namespace: str, body: Raw) -> None:
-        """The namespace's ServiceAccount comes a moment after the namespace: without it pods are forbidden."""
-        while True:
+    async def _create(self, job: Raw, body: Raw) -> None:
+        """Create a pod, again and again while a quota or a policy forbids it; why, an event says once.
+
+        (A namespace's ServiceAccount comes a moment after the namespace: without it pods are forbidden, too.)
+        """
+        metadata, told = job["metadata"], False
+        while metadata["uid"] in self.census.present[PYTORCH_JOBS.plural]:
             try:
-                await self.api.ensure(PODS, namespace, body)
+                await self.api.ensure(PODS, metadata["namespace"], body)
             except ApiError as error:
-                if error.code != 403 or "serviceaccount" not in str(error):
+                if error.code != 403:
                     raise
+                if not told and "serviceaccount" not in str(error):
+                    await self._complain(job, json.loads(str(error).partition(": ")[2])["message"])
+                    told = True
                 await asyncio.sleep(0.1)
             else:
                 return
+
+    async def _complain(self, job: Raw, said: str) -> None:
+        metadata = job["metadata"]
+        about = {name: metadata[name] for name in ("name", "namespace", "uid")}
+        event = {
+            "metadata": {"generateName": f"{metadata['name']}."},
+            "involvedObject": {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", **about},
+            "type": "Warning", "reason": "FailedCreatePod", "message": f"Error creating: {said}",
+            "firstTimestamp": stamp(), "lastTimestamp": stamp(), "count": 1,
+            "source": {"component": "pytorchjob-controller"},
+        }  # fmt: skip
+        with contextlib.suppress(ApiError):  # a namespace on its way out takes none
+            await self.api.create(EVENTS, metadata["namespace"], event)
 
     async def _write_status(self, job: Raw) -> None:
         metadata = job["metadata"]
