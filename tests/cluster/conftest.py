@@ -1,10 +1,11 @@
 """Fixtures of the tests that need a cluster: a whole one, or the control plane alone.
 
-They skip, each saying why in one line, where no test cluster can run (no root, no Go). Run them in one process: a
-cluster is shared by a session. SRR_CLUSTER names the whole cluster (`default`, as `make cluster-up` has it): one that
-runs already is used and left running.
+Their tests are skipped, with one line that says why, where no test cluster can run (no root, no Go). Run them in one
+process: a cluster is shared by a session. SRR_CLUSTER names the whole cluster (`default`, as `make cluster-up` has
+it): one that runs already is used and left running.
 """
 
+import functools
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,35 +14,41 @@ from typing import Any
 
 import pytest
 from tests.cluster.testbed import cluster as testbed
-from tests.cluster.testbed import handle
 from tests.cluster.testbed.handle import Cluster
 from tests.cluster.testbed.kubectl import Kubectl
 
+_missing = functools.cache(testbed.missing)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip from one place, not in the fixture: pytest then prints one line for all these tests, not one for each."""
+    if "possible" in getattr(item, "fixturenames", ()):
+        _skip_if_missing()
+
+
+def _skip_if_missing() -> None:
+    if reason := _missing():
+        pytest.skip(f"NO TEST CLUSTER, SO THE OPERATOR IS NOT TESTED ON KUBERNETES: {reason}")
+
 
 @pytest.fixture(scope="session")
-def _possible() -> None:
-    """Skip where no test cluster can run."""
-    if reason := testbed.missing():
-        pytest.skip(reason)
+def possible() -> None:
+    """Asked for by whatever starts a cluster; by name, or through `request.getfixturevalue`."""
+    _skip_if_missing()
 
 
 @pytest.fixture(scope="session")
-def cluster(_possible: None) -> Iterator[Cluster]:
+def cluster(possible: None) -> Iterator[Cluster]:
     """A whole cluster: pods run, training-operator runs, S3 answers."""
-    name = os.environ.get("SRR_CLUSTER", "default")
-    known = handle.load(name)
-    was_up = known is not None and not testbed.dead_parts(known)
-    yield testbed.up(name, say=print)
-    if not was_up:
-        testbed.down(name, say=print)
+    with testbed.lasting(os.environ.get("SRR_CLUSTER", "default"), say=print) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def api_server(_possible: None) -> Iterator[Cluster]:
+def api_server(possible: None) -> Iterator[Cluster]:
     """etcd, API server and controller manager of this session's own, in seconds; no node, no pods, no CRD of ours."""
-    name = f"api-{uuid.uuid4().hex[:8]}"
-    yield testbed.up(name, node=False, say=print)
-    testbed.down(name, purge=True, say=print)
+    with testbed.passing("api", node=False, say=print) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.testbed import binaries, handle, leftovers, network, processes
+from tests.cluster.testbed import binaries, handle, leftovers, network, parts, processes
 from tests.cluster.testbed import cluster as testbed
 from tests.cluster.testbed.handle import Cluster, TestbedError
 from tests.cluster.testbed.kubectl import Kubectl
@@ -203,9 +206,8 @@ def test_requests_of_others_are_in_the_audit_log(namespace: Kubectl, cluster: Cl
 @pytest.fixture(scope="module")
 def second(cluster: Cluster) -> Iterator[Cluster]:
     """Another cluster beside the first."""
-    name = f"second-{uuid.uuid4().hex[:6]}"
-    yield testbed.up(name, with_training_operator=False, say=print)
-    testbed.down(name, purge=True, say=print)
+    with testbed.passing("second", with_training_operator=False, say=print) as found:
+        yield found
 
 
 def test_two_clusters_live_side_by_side(
@@ -253,25 +255,58 @@ def test_a_killed_cluster_is_cleaned_and_started_anew(second: Cluster, new_names
     assert run(fresh, "hello", "echo new").strip() == "new"
 
 
-@pytest.mark.usefixtures("_possible")
+@pytest.mark.usefixtures("possible")
 def test_nothing_stays_after_down() -> None:
-    name = f"gone-{uuid.uuid4().hex[:6]}"
-    gone = testbed.up(name, with_training_operator=False, say=print)
-    kube = Kubectl(gone.kubeconfig)
-    kube.apply(pod("lasting", "sleep 1000"))
-    kube.wait("pod/lasting", "condition=Ready")
-    running = processes.in_namespace(gone)
-    assert running
-    assert processes.in_pods(gone)
-    testbed.down(name, purge=True, say=print)
+    with testbed.passing("gone", with_training_operator=False, say=print) as gone:
+        kube = Kubectl(gone.kubeconfig)
+        kube.apply(pod("lasting", "sleep 1000"))
+        kube.wait("pod/lasting", "condition=Ready")
+        running = processes.in_namespace(gone)
+        assert running
+        assert processes.in_pods(gone)
     assert not any(process.alive for process in running)
     assert not network.exists(gone)
     assert not gone.namespace_file.exists()
     assert not gone.state.exists()
+    assert not gone.run.exists()
     assert not processes.cgroup_roots(gone)
     assert leftovers._mounts(gone) == []
     assert not [file for file in leftovers._CNI_RESULTS.glob("*") if f"{gone.run}/" in file.read_text()]
-    assert handle.load(name) is None
+    assert handle.load(gone.name) is None
+
+
+def test_the_cluster_of_a_killed_session_is_taken_down_by_the_next(
+    api_server: Cluster, repository: Path
+) -> None:
+    script = textwrap.dedent("""
+        import os, signal
+        from tests.cluster.testbed import cluster
+        with cluster.passing("killed", node=False, say=print) as found:
+            print(found.name, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    session = subprocess.run(
+        [sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert session.returncode == -signal.SIGKILL, session.stderr
+    left = handle.load(session.stdout.split()[-1])
+    assert left is not None
+    assert testbed.dead_parts(left) == [], "its parts outlive it"
+
+    testbed.remove_orphans(print)
+    assert testbed.dead_parts(left) == list(parts.CONTROL_PLANE)
+    assert not network.exists(left)
+    assert not left.state.exists()
+    assert not left.run.exists()
+    assert testbed.dead_parts(api_server) == [], "that of a session that lives is left alone"
+
+
+def test_what_a_user_asks_for_while_a_session_has_it_stays(possible: None) -> None:
+    with testbed.passing("wanted", node=False, say=print) as found:
+        assert processes.running(found, "keeper") is not None
+        testbed.up(found.name, node=False, say=print)
+        assert processes.running(found, "keeper") is None
+        assert not processes.orphaned(found)
 
 
 def test_without_root_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

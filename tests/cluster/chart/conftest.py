@@ -1,7 +1,6 @@
 """A control plane without a node and without our kind, and Helm and kubectl that talk to it."""
 
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from tests.support.helm import Helm
 
 
 @pytest.fixture(scope="session")
-def chart_server(_possible: None) -> Iterator[Cluster]:
+def chart_server(possible: None) -> Iterator[Cluster]:
     """etcd, API server and controller manager for this folder alone: other tests want our kind to stay."""
     binaries.build(binaries.part("helm"))
-    name = f"chart-{uuid.uuid4().hex[:8]}"
-    yield testbed.up(name, node=False, say=print)
-    testbed.down(name, purge=True, say=print)
+    with testbed.passing("chart", node=False, say=print) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

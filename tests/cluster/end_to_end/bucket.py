@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SEEDS = ("instructions.jsonl", "ranked.jsonl")
 
 
-def client(cluster: Cluster) -> "S3Client":
-    """A client with the keys of the cluster's S3 server."""
+def client(cluster: Cluster, endpoint: str | None = None) -> "S3Client":
+    """A client with the keys of the cluster's S3 server, for that server or another one in front of its buckets."""
     settings = cluster.s3_settings()
     return boto3.client(
         "s3",
-        endpoint_url=cluster.s3_endpoint,
+        endpoint_url=endpoint or cluster.s3_endpoint,
         region_name="us-east-1",
         aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],

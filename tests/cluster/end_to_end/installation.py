@@ -6,6 +6,7 @@ Neighbours: `conftest` makes fixtures of this, `chaos` a program.
 import contextlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,29 +55,35 @@ def packaged_model(folder: Path) -> Path:
     return model
 
 
-def install(cluster: Cluster, model: Path) -> Installed:
-    """Build the images that changed, fill the bucket, install the chart, make the team's namespace under `restricted`."""
-    images.build(cluster, [], print)
+def install(cluster: Cluster, model: Path, image_names: Sequence[str] = ()) -> Installed:
+    """Build the images that changed (of all, or of those named), fill the bucket, install the chart, make the team's
+    namespace under `restricted`."""
+    images.build(cluster, image_names, print)
     s3 = bucket.client(cluster)
     bucket.fill(s3, model)
+    # A new image has the name of the old one: the Deployment must have another reason to start new pods.
+    operator = images.Recipe.read("operator").key(images.Base.chosen(None))
     command = [
         *(str(binaries.path("helm")), "upgrade", "--install", RELEASE, str(CHART)),
         *("--kubeconfig", str(cluster.kubeconfig), "--namespace", SYSTEM, "--create-namespace"),
-        *("--set", "image.pullPolicy=Never", "--wait", "--timeout", "3m"),
+        *("--set", "image.pullPolicy=Never", "--set-string", f"podAnnotations.inputs={operator}"),
+        *("--wait", "--timeout", "3m"),
     ]
     subprocess.run(command, check=True)
     team = Kubectl(cluster.kubeconfig, TEAM)
-    team.apply(_namespace(TEAM))
-    team.apply(_secret(cluster))
+    team.apply(restricted_namespace(TEAM))
+    team.apply(store_secret(cluster))
     return Installed(cluster, team, team.of(SYSTEM), s3)
 
 
-def _namespace(name: str) -> dict[str, Any]:
+def restricted_namespace(name: str) -> dict[str, Any]:
+    """A namespace under Pod Security's `restricted`."""
     enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": enforced}}
 
 
-def _secret(cluster: Cluster) -> dict[str, Any]:
+def store_secret(cluster: Cluster) -> dict[str, Any]:
+    """The Secret that runs name: the keys of the cluster's S3 server."""
     keys = {name: text for name, text in cluster.s3_settings().items() if name.startswith("AWS_")}
     wanted = {name: keys[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": wanted}

@@ -67,6 +67,7 @@ def test_every_stage_ran_once_for_its_key(undisturbed: Done) -> None:
     assert counts == dict.fromkeys(STAGES, 1) | {"Evaluate": 2}
 
 
+@pytest.mark.usefixtures("possible")
 @pytest.mark.parametrize("which", ["undisturbed", "killed"])
 def test_ready_told_the_truth_at_every_write(which: str, request: pytest.FixtureRequest) -> None:
     done: Done = request.getfixturevalue(which)

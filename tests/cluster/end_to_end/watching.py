@@ -14,14 +14,23 @@ RUN_KIND = "selfrewardingruns.selfrewarding.dev"
 
 
 class Watch:
-    """All versions of a run that a watch sees until it is stopped."""
+    """All versions of a run, or of other objects, that a watch sees until it is stopped."""
 
-    def __init__(self, kubectl: Kubectl, name: str) -> None:
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        name: str,
+        *,
+        kind: str = RUN_KIND,
+        tell: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """`name`: of one object, or `--all-namespaces`. `tell` is called with each version as it comes."""
         self.versions: list[dict[str, Any]] = []
+        self._tell = tell or self.versions.append
         self._process = subprocess.Popen(
             [
                 *(str(binaries.path("kubectl")), f"--kubeconfig={kubectl.kubeconfig}"),
-                *(f"--namespace={kubectl.namespace}", "get", RUN_KIND, name),
+                *(f"--namespace={kubectl.namespace}", "get", kind, name),
                 *("-o", "json", "--watch", "--output-watch-events"),
             ],
             stdout=subprocess.PIPE,
@@ -34,15 +43,16 @@ class Watch:
         decoder, text = json.JSONDecoder(), ""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            text += line
-            if not line.startswith("}"):
+            text = (text + line).lstrip()
+            try:  # one version is a line, or many
+                event, end = decoder.raw_decode(text)
+            except ValueError:
                 continue
-            event, end = decoder.raw_decode(text.lstrip())
-            text = text.lstrip()[end:]
-            self.versions.append(event["object"])
+            text = text[end:]
+            self._tell(event["object"])
 
     def stop(self) -> list[dict[str, Any]]:
-        """End the watch; returns what it saw, oldest first."""
+        """End the watch; returns what it saw, oldest first, unless somebody else was told."""
         self._process.terminate()
         self._process.wait()
         self._thread.join(timeout=10)

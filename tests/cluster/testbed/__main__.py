@@ -76,10 +76,8 @@ def _images(arguments: argparse.Namespace) -> int:
     # The other commands run before the environment is installed, and beside its installation.
     from tests.cluster.testbed import images
 
-    found = handle.load(arguments.name)
-    if found is None or not found.node:
-        raise TestbedError(f"cluster {arguments.name} has no node that is up: run `make cluster-up` first")
-    images.build(found, arguments.images, _say, base_name=arguments.base_image)
+    with cluster.lasting(arguments.name, with_training_operator=False, say=_say) as found:
+        images.build(found, arguments.images, _say, base_name=arguments.base_image)
     return 0
 
 

@@ -22,6 +22,8 @@ from typing import Any
 VERSIONS: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("versions.toml").read_text())
 KUBERNETES: str = VERSIONS["go"]["kubernetes"]
 _MAJOR, _MINOR, _ = KUBERNETES.split(".")
+# Before go is run again whose downloads failed.
+_PAUSES_S = (2.0, 10.0)
 
 
 class BuildError(Exception):
@@ -53,8 +55,8 @@ class Part:
 
     @property
     def built(self) -> bool:
-        """Whether it is there; folders appear whole."""
-        return self.folder.is_dir()
+        """Whether it is there, with all that this version of the list wants; folders appear whole."""
+        return all((self.folder / name).exists() for name in (*self.programs, *self.extra))
 
 
 def _kubernetes(program: str) -> Part:
@@ -200,11 +202,13 @@ def install_debian_packages() -> str:
             f"debian: not installed: {' '.join(wanted)}; as root on Debian: apt-get install {' '.join(wanted)}"
         )
     settings = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *wanted]
+    retries = ("-o", "Acquire::Retries=3")
+    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *retries, *wanted]
     with _lock(cache() / "bin" / "debian.lock"):
         result = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
         if result.returncode:  # lists that are missing or stale
-            subprocess.run(["apt-get", "update", "--quiet"], env=settings, capture_output=True, check=False)
+            update = ["apt-get", "update", "--quiet", *retries]
+            subprocess.run(update, env=settings, capture_output=True, check=False)
             result = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     if result.returncode:
         raise BuildError(f"debian: apt-get install failed:\n{_tail(result.stderr or result.stdout)}")
@@ -237,6 +241,7 @@ def build(wanted: Part) -> bool:
                 listed = _go(wanted, tools, "list", "-mod=mod", "-m", "-json", wanted.module)
                 for name in wanted.extra:
                     _copy_folder(Path(json.loads(listed)["Dir"]) / name, staging / name)
+        shutil.rmtree(wanted.folder, ignore_errors=True)  # less than what is wanted now
         staging.rename(wanted.folder)
     return True
 
@@ -292,17 +297,26 @@ def _flags(wanted: Part) -> list[str]:
 
 
 def _go(wanted: Part, folder: Path, *arguments: str) -> str:
-    """Run go in a folder, for static programs; its caches stay where the user has them. Raises BuildError."""
+    """Run go in a folder, for static programs; its caches stay where the user has them. Raises BuildError.
+
+    A download that failed is tried again: go keeps what it has.
+    """
     settings = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
-    result = subprocess.run(
-        ["go", *arguments], cwd=folder, env=settings, capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        raise BuildError(
-            f"{wanted.name}: `go {arguments[0]}` of {wanted.module} v{wanted.version} failed (it needs the Go module "
-            f"proxy, {_free_gigabytes()} GB are free on the cache's disk):\n{_tail(result.stderr)}"
+    for pause in (*_PAUSES_S, None):
+        result = subprocess.run(
+            ["go", *arguments], cwd=folder, env=settings, capture_output=True, text=True, check=False
         )
-    return result.stdout
+        if result.returncode == 0:
+            return result.stdout
+        if (
+            pause is None or "://" not in result.stderr
+        ):  # errors of the network name an address, a compiler's do not
+            break
+        time.sleep(pause)
+    raise BuildError(
+        f"{wanted.name}: `go {arguments[0]}` of {wanted.module} v{wanted.version} failed (it needs the Go module "
+        f"proxy, {_free_gigabytes()} GB are free on the cache's disk):\n{_tail(result.stderr)}"
+    )
 
 
 def _free_gigabytes() -> int:

@@ -103,6 +103,8 @@ def daemon(cluster: Cluster) -> Iterator[Daemon]:
         runtime = cluster.state / "runc-on-callers-network"
         runtime.write_text(_runtime())
         runtime.chmod(0o755)
+        scratch = cluster.run / "buildkit"
+        scratch.mkdir(exist_ok=True)
         configuration = cluster.state / "buildkitd.toml"
         configuration.write_text(_configuration(cluster, home, found.address, runtime))
         with (cluster.logs / "buildkitd.log").open("ab") as log:
@@ -119,7 +121,12 @@ def daemon(cluster: Cluster) -> Iterator[Daemon]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(home)},
+                # It mounts in its TMPDIR: where `leftovers.py` finds what a killed one leaves.
+                env={
+                    "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+                    "HOME": str(home),
+                    "TMPDIR": str(scratch),
+                },
             )
         try:
             _wait(found, process, cluster.logs / "buildkitd.log")
@@ -131,6 +138,9 @@ def daemon(cluster: Cluster) -> Iterator[Daemon]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            for folder in scratch.iterdir():
+                with contextlib.suppress(OSError):  # in use still: `leftovers.py` comes to it
+                    folder.rmdir()
 
 
 def _wait(daemon: Daemon, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -167,6 +177,7 @@ root = {json.dumps(str(home))}
   snapshotter = "overlayfs"
   gc = false
   networkMode = "host"
+  defaultCgroupParent = {json.dumps(cluster.namespace)}
 [worker.containerd.runtime]
   name = "io.containerd.runc.v2"
   options = {{ BinaryName = {json.dumps(str(runtime))} }}

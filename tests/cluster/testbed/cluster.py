@@ -5,12 +5,14 @@ CoreDNS, an S3 server, and training-operator in a pod. All are the real programs
 Parts start side by side, each as soon as what it needs is Ready. `make cluster-up` and the tests' fixtures call this.
 """
 
+import contextlib
 import os
 import platform
+import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,6 +32,8 @@ from tests.cluster.testbed.api import Api
 from tests.cluster.testbed.handle import NODE_NAME, Cluster, TestbedError
 
 GPUS = 8
+# How names end of which nothing stays.
+_PASSING = "-passing"
 # Before a cold machine with two cores, busy with other work, is given up on.
 PATIENCE_S = 120.0
 
@@ -51,7 +55,7 @@ def missing() -> str | None:
         return f"the test cluster needs Linux, this is {platform.system()}"
     if os.geteuid() != 0:
         return "the test cluster needs root (network namespaces, mounts, cgroups): run as root to have these tests"
-    unbuilt = [name for name in (*binaries.NODE, "training-operator") if not binaries.part(name).built]
+    unbuilt = [part.name for part in binaries.PARTS if not part.built]
     if unbuilt and shutil.which("go") is None:
         return f"the test cluster needs Go to build {', '.join(unbuilt)}: install Go and run `make cluster-build`"
     packages = binaries.missing_debian_packages()
@@ -60,10 +64,13 @@ def missing() -> str | None:
     return None
 
 
-def up(name: str, *, node: bool = True, with_training_operator: bool = True, say: Say) -> Cluster:
+def up(
+    name: str, *, node: bool = True, with_training_operator: bool = True, kept: bool = False, say: Say
+) -> Cluster:
     """Start a cluster, or find that it runs; a line for each part. Raises TestbedError, BuildError.
 
-    What a killed run left behind is cleaned first. Parts that were never built are built now (minutes).
+    What a killed run left behind is cleaned first. Parts that were never built are built now (minutes). With `kept` a
+    cluster that is started now is the calling program's: `remove_orphans` takes it down should the program die.
     """
     if reason := missing():
         raise TestbedError(reason)
@@ -76,6 +83,8 @@ def up(name: str, *, node: bool = True, with_training_operator: bool = True, say
                     f"cluster {name} runs without what is asked for now: take it down first "
                     f"(python -m tests.cluster.testbed down --name {name})"
                 )
+            if not kept:
+                processes.keep_no_longer(known)
             say(f"cluster {name} is already up")
             return known
         _build(node, operator, say)
@@ -85,6 +94,8 @@ def up(name: str, *, node: bool = True, with_training_operator: bool = True, say
             leftovers.clean(cluster)
             say(f"{'leftovers of an earlier run':<28} {time.monotonic() - began:5.1f} s  removed")
         try:
+            if kept:
+                processes.keep(cluster)
             _start(cluster, say)
         except BaseException:
             leftovers.clean(cluster)
@@ -97,14 +108,57 @@ def up(name: str, *, node: bool = True, with_training_operator: bool = True, say
 def down(name: str, *, purge: bool = False, say: Say) -> None:
     """Stop a cluster and remove all but its images and logs; with `purge` those, too."""
     with handle.exclusive(name):
-        began = time.monotonic()
         cluster = handle.load(name) or Cluster(name, handle.claim(name), handle.state_folder(name))
-        leftovers.clean(cluster)
-        if purge:
-            leftovers.purge(cluster)
-            handle.forget(name)
-        handle.release(cluster)
-        say(f"{f'cluster {name}':<28} {time.monotonic() - began:5.1f} s  down")
+        _take_down(cluster, purge=purge, say=say)
+
+
+def _take_down(cluster: Cluster, *, purge: bool, say: Say) -> None:
+    began = time.monotonic()
+    leftovers.clean(cluster)
+    if purge:
+        leftovers.purge(cluster)
+        handle.forget(cluster.name)
+    handle.release(cluster)
+    say(f"{f'cluster {cluster.name}':<28} {time.monotonic() - began:5.1f} s  down")
+
+
+@contextlib.contextmanager
+def lasting(
+    name: str, *, node: bool = True, with_training_operator: bool = True, say: Say
+) -> Iterator[Cluster]:
+    """A cluster until the block ends, or longer if it ran already; images stay. Raises TestbedError, BuildError."""
+    remove_orphans(say)
+    known = handle.load(name)
+    ran = known is not None and not dead_parts(known)
+    found = up(name, node=node, with_training_operator=with_training_operator, kept=True, say=say)
+    try:
+        yield found
+    finally:
+        if not ran:
+            down(name, say=say)
+
+
+@contextlib.contextmanager
+def passing(
+    what: str, *, node: bool = True, with_training_operator: bool = True, say: Say
+) -> Iterator[Cluster]:
+    """A cluster of the block's own, of which nothing stays; its name starts with `what`. Raises as `lasting`."""
+    remove_orphans(say)
+    name = f"{what}-{secrets.token_hex(3)}{_PASSING}"
+    try:
+        yield up(name, node=node, with_training_operator=with_training_operator, kept=True, say=say)
+    finally:
+        down(name, purge=True, say=say)
+
+
+def remove_orphans(say: Say) -> None:
+    """Take down the clusters of programs that were killed."""
+    for cluster in handle.claimed():
+        if not processes.orphaned(cluster):
+            continue
+        with handle.exclusive(cluster.name):
+            if processes.orphaned(cluster):  # still: others look for them, too
+                _take_down(cluster, purge=cluster.name.endswith(_PASSING), say=say)
 
 
 def dead_parts(cluster: Cluster) -> list[str]:

@@ -191,6 +191,16 @@ def release(cluster: Cluster) -> None:
     """Give the index back; the caller has stopped everything that used it."""
     with _claims():
         (cluster.run / "owner").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or something is left in it
+            cluster.run.rmdir()
+
+
+def claimed() -> list[Cluster]:
+    """The clusters of this cache that have an index: those that run, and those that a killed run left."""
+    with _claims():
+        owners = {int(path.parent.name): Path(path.read_text()) for path in RUN.glob("*/owner")}
+    home = binaries.cache() / "cluster"
+    return [Cluster(state.name, index, state) for index, state in owners.items() if state.parent == home]
 
 
 @contextlib.contextmanager

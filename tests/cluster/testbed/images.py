@@ -1,9 +1,9 @@
 """The project's images in a cluster's image store: `python -m tests.cluster.testbed images [NAME …]`, `make images`.
 
-An image is built when something that its Dockerfile reads has changed, by content. The stages `torch` and `packages` of
-a Dockerfile, which hold what is downloaded, are kept as images of their own by the same rule: a change of code builds
-one small layer above them. Their names hold the digest of what they are made from, so the store itself remembers what
-it has. Must not know how BuildKit is run; `buildkit.py` does.
+An image is built when something that its Dockerfile reads has changed, by content. The stages of a Dockerfile that hold
+what is downloaded are kept as images of their own by the same rule: a change of code builds one small layer above them.
+Their names hold the digest of what they are made from, so the store itself remembers what it has. Must not know how
+BuildKit is run; `buildkit.py` does.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from selfrewarding import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NAMES = ("operator", "sampler", "trainer", "vllm-cpu")
-_KEPT_STAGES = ("torch", "packages")
+_KEPT_STAGES = ("installer", "torch", "packages", "builder")
 _REGISTRY = "docker.io"  # what container runtimes put before a name that names no registry
 _OWNER = f"{_REGISTRY}/selfrewarding"
 _NOT_SOURCE = {"__pycache__"}
@@ -50,7 +50,7 @@ class Recipe:
     name: str
     dockerfile: Path
     stages: dict[str, str]
-    """Its text up to the end of each named stage, without comments."""
+    """Its text as far as a named stage is built from it, without comments."""
     text: str
 
     @classmethod
@@ -60,14 +60,8 @@ class Recipe:
         if not dockerfile.is_file():
             raise TestbedError(f"there is no image {name!r}; the images are {', '.join(NAMES)}")
         lines = [line for line in dockerfile.read_text().splitlines() if line and not line.startswith("#")]
-        stages, current = {}, ""
-        for number, line in enumerate(lines):
-            if line.startswith("FROM "):
-                if current:
-                    stages[current] = "\n".join(lines[:number])
-                found = re.search(r" AS (\S+)$", line)
-                current = found[1] if found else ""
-        return cls(name, dockerfile, stages, "\n".join(lines))
+        text = "\n".join(lines)
+        return cls(name, dockerfile, _stages(text), text)
 
     @property
     def repository(self) -> Path:
@@ -136,8 +130,7 @@ def _build_one(cluster: Cluster, daemon: buildkit.Daemon, recipe: Recipe, base: 
             )
             daemon.forget()
             parts.append(f"{stage} {time.monotonic() - began:.1f} s")
-        # The last one is above those before it.
-        stages = {stage: image}
+        stages = {**stages, stage: image}
     began = time.monotonic()
     arguments = {"BASE_IMAGE": base.image, "VERSION": __version__, "REVISION": _revision()}
     names = [f"{_OWNER}/{recipe.name}:{__version__}", _inputs_name(recipe, base)]
@@ -173,11 +166,18 @@ def _remove_old(cluster: Cluster, recipes: Sequence[Recipe], base: Base) -> None
     wanted = {f"{_REGISTRY}/{base.image}"}
     for recipe in recipes:
         wanted |= {_stage_image(recipe, base, stage) for stage in recipe.kept()}
-        wanted |= {_inputs_name(recipe, base)}
-    ours = (f"{_OWNER}/testbed-torch:", f"{_OWNER}/testbed-packages:", f"{_REGISTRY}/{base_image.NAME}-")
-    inputs = tuple(f"{_OWNER}/{name}:inputs-" for name in NAMES)
-    if old := [name for name in _store(cluster) if name.startswith(ours + inputs) and name not in wanted]:
-        ctr(cluster, "images", "remove", *old)
+    ours = (*(f"{_OWNER}/testbed-{stage}:" for stage in _KEPT_STAGES), f"{_REGISTRY}/{base_image.NAME}-")
+    store = _store(cluster)
+    old = {name for name in store if name.startswith(ours) and name not in wanted}
+    for recipe in recipes:
+        current = store.get(f"{_OWNER}/{recipe.name}:{__version__}")
+        inputs = {name for name in store if name.startswith(f"{_OWNER}/{recipe.name}:inputs-")}
+        old |= {name for name in inputs if store[name] != current}
+    # containerd's Kubernetes half gives each image a second name, by its configuration; that would keep the layers.
+    named = {digest for name, digest in store.items() if name not in old and not name.startswith("sha256:")}
+    old |= {name for name, digest in store.items() if name.startswith("sha256:") and digest not in named}
+    if old:
+        ctr(cluster, "images", "remove", *sorted(old))
 
 
 def _is_there(recipe: Recipe, base: Base, store: dict[str, str]) -> bool:
@@ -197,6 +197,22 @@ def _store(cluster: Cluster) -> dict[str, str]:
     """The store's images: digests by name."""
     rows = [line.split() for line in ctr(cluster, "images", "list").splitlines()[1:]]
     return {row[0]: row[2] for row in rows}
+
+
+def _stages(text: str) -> dict[str, str]:
+    """What each named stage is built from: the instructions before the first stage, its own, and those of its parents."""
+    head, *blocks = re.split(r"^(?=FROM )", text, flags=re.MULTILINE)
+    own: dict[str, str] = {}
+    parents: dict[str, set[str]] = {}
+    for block in blocks:
+        if named := re.match(r"FROM \S+ AS (\S+)", block):
+            direct = own.keys() & set(re.findall(r"(?:^FROM |\bfrom=)([\w-]+)", block, flags=re.MULTILINE))
+            parents[named[1]] = direct.union(*(parents[each] for each in direct))
+            own[named[1]] = block
+    return {
+        stage: (head + "".join(own[each] for each in own if each in parents[stage] | {stage})).rstrip("\n")
+        for stage in own
+    }
 
 
 def _sources(text: str, repository: Path) -> Iterator[Path]:

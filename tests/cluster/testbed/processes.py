@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.cluster.testbed.handle import Cluster
 
 CGROUPS = Path("/sys/fs/cgroup")
+_KEEPER = "keeper"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,25 @@ def start(cluster: Cluster, part: str, command: Sequence[str], environment: Mapp
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps({"pid": process.pid, "started": process.started}))
     return process
+
+
+def keep(cluster: Cluster) -> None:
+    """Note that the cluster is this program's: should this program die, whoever notices may take the cluster down."""
+    record = _record(cluster, _KEEPER)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = record.with_suffix(".part")
+    partial.write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}))
+    partial.rename(record)
+
+
+def keep_no_longer(cluster: Cluster) -> None:
+    """The cluster stays until somebody takes it down."""
+    _record(cluster, _KEEPER).unlink(missing_ok=True)
+
+
+def orphaned(cluster: Cluster) -> bool:
+    """Whether the cluster was a program's that has died."""
+    return _record(cluster, _KEEPER).exists() and running(cluster, _KEEPER) is None
 
 
 # Popen warns about children that it was not asked about; this program need not stay for them.
@@ -117,7 +137,7 @@ def in_namespace(cluster: Cluster) -> list[Process]:
 
 
 def in_pods(cluster: Cluster) -> list[Process]:
-    """Every process of the cluster's pods, by their cgroup."""
+    """Every process of the cluster's pods, and of the steps of image builds, by their cgroup."""
     pids: set[int] = set()
     for root in cgroup_roots(cluster):
         for folder, _, _ in os.walk(root):  # which passes over what goes away meanwhile
@@ -127,7 +147,7 @@ def in_pods(cluster: Cluster) -> list[Process]:
 
 
 def cgroup_roots(cluster: Cluster) -> list[Path]:
-    """The pods' topmost cgroup, in each hierarchy that has it."""
+    """The topmost cgroup of pods and of image builds, in each hierarchy that has it."""
     name = cluster.namespace
     return [root for root in (CGROUPS / name, *CGROUPS.glob(f"*/{name}")) if root.is_dir()]
 

@@ -230,3 +230,26 @@ def test_a_key_changes_with_what_is_read_and_with_nothing_else(tmp_path: Path) -
     assert third[0] != second[0]
     assert third[1] != second[1]
     assert Recipe.read("toy", tmp_path).key(Base.chosen("debian:13")) != third[1]
+
+
+def test_a_stage_is_made_from_its_parents_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "images" / "toy").mkdir(parents=True)
+    (tmp_path / "images" / "toy" / "Dockerfile").write_text(
+        "ARG BASE_IMAGE=x\nFROM ${BASE_IMAGE} AS tool\nRUN one\nFROM ${BASE_IMAGE} AS python\nRUN two\n"
+        "FROM python AS compiled\nRUN --mount=type=bind,from=tool,source=/a,target=/a three\n"
+        "FROM python AS packages\nRUN --mount=type=bind,from=compiled,source=/b,target=/b four\n"
+        "FROM python AS builder\nRUN five\nFROM packages\nRUN six\n"
+    )
+    stages = Recipe.read("toy", tmp_path).stages
+    steps = {
+        name: [line.split()[-1] for line in text.splitlines() if line.startswith("RUN")]
+        for name, text in stages.items()
+    }
+    assert steps == {
+        "tool": ["one"],
+        "python": ["two"],
+        "compiled": ["one", "two", "three"],
+        "packages": ["one", "two", "three", "four"],
+        "builder": ["two", "five"],
+    }
+    assert all(text.startswith("ARG BASE_IMAGE=x\n") for text in stages.values())
