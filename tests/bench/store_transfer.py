@@ -1,7 +1,7 @@
 """How fast a model's folder goes to a bucket and back, against plain boto3 and s5cmd on the same server.
 
 `python tests/bench/store_transfer.py [--megabytes 512] [--rounds 3]` prints MB/s and ratios of one run. The server is
-versitygw over a local folder (built from the Go module proxy if it is not in the cache), so both ends share this
+versitygw over a local folder (`make versitygw` builds it), so both ends share this
 machine's cores and disk: the ratios say something, the MB/s of a real bucket are others. What is ours includes SHA-256
 of every file in both directions; the others check nothing beyond the transfer's checksums.
 """
@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "tests/unit/store")]
+sys.path[:0] = [str(ROOT), str(ROOT / "operator")]  # wherever this is started
 
-import s3_servers  # noqa: E402 (found through the line above, wherever this is started)
+from tests.support import s3_servers  # noqa: E402
 
 from selfrewarding.store import ArtifactStore, FileDigest, open_store  # noqa: E402
 
@@ -62,7 +62,7 @@ class PlainBoto3:
     name = "boto3, file by file"
 
     def __init__(self, address: str, bucket: str) -> None:
-        self.client, self.bucket = s3_servers._client(address), bucket
+        self.client, self.bucket = s3_servers.client(address), bucket
         self.names: list[str] = []
 
     def up(self, folder: Path, prefix: str) -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     options = parser.parse_args()
-    gateway = s3_servers.build_versitygw()
+    gateway = s3_servers.versitygw_path() if "versitygw" in s3_servers.names() else None
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         work = Path(name)
         model = model_folder(work / "model", options.megabytes)
@@ -161,7 +161,9 @@ def main() -> None:
         ]
         compare("Folder", [*folders, Copy(work / "copies")], model, options.rounds, work)
         if gateway is None:
-            print("\nNo comparison over S3: there is neither versitygw in the cache nor Go to build it.")
+            print(
+                "\nNo comparison over S3: there is no versitygw (needs Go and extended attributes; once: `make versitygw`)."
+            )
             return
         (work / "gateway").mkdir()
         with s3_servers.versitygw(gateway, work / "gateway") as address:

@@ -175,6 +175,20 @@ def test_a_failed_stage_ends_with_its_message_its_log_and_exit_code_1(place):
     assert json.loads(place.state.run_file.read_text())["object"]["metadata"]["generation"] == 2
 
 
+def test_data_that_prepare_refuses_ends_the_command_and_the_next_start_reads_it_again(place):
+    (place.steering / "fail-Prepare").touch()
+    ended = place.srr("local", "-f", "run.yaml")
+    assert ended.returncode == 1
+    assert "Prepare: row 3 has no answer: write one" in ended.stdout
+    assert "mend it where it is" in ended.stdout
+    assert place.survivors() == {}
+
+    (place.steering / "fail-Prepare").unlink()
+    ended = place.srr("local", "-f", "run.yaml", "--until", "Prepare")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Prepare is done, as --until asked for" in ended.stdout
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_stops_everything_and_the_next_start_goes_on(place, number, code):
     hold = place.steering / "hold-BuildEvaluations-1"

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from selfrewarding.api.algorithm import DpoSpec, SftSpec
 from selfrewarding.api.execution import TrainingSpec
@@ -60,9 +60,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _tokenizer(model: Path | None) -> PreTrainedTokenizerBase:
+    if model is None:
+        return make_tokenizer()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
 def save_tiny_model(folder: Path, *, seed: int = 0) -> None:
     """A random Llama of 2 layers and 64 wide, bfloat16 like most published ones, with tied embeddings."""
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -143,10 +152,7 @@ class Inputs:
         for name, rows in files.items():
             (local / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if kind is StageKind.PREPARE:
-            tokenizer = (
-                AutoTokenizer.from_pretrained(self.real_model) if self.real_model else make_tokenizer()
-            )
-            tokenizer.save_pretrained(local / "tokenizer")
+            _tokenizer(self.real_model).save_pretrained(local / "tokenizer")
         store = open_store(self.uri)
         uploaded = upload_files(store, local, attempt_prefix(kind, key, "pod"), stage_prefix(kind, key))
         result = commit_result(

@@ -2,7 +2,7 @@
 
 Purpose: rank 0 decides when to save and all ranks follow, since clocks differ and saving is collective (number
 rule 15).
-Neighbours: `checkpoints` moves the files, `training` puts these into TRL's trainers.
+Neighbours: `checkpoint_timer` says when, `checkpoints` moves the files, `training` puts these into TRL's trainers.
 """
 
 import time
@@ -13,41 +13,13 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from selfrewarding.contract.program import report_progress
+from srr_trainer.checkpoint_timer import CheckpointTimer
 from srr_trainer.checkpoints import CheckpointStore
 from srr_trainer.ranks import Ranks
 from srr_trainer.signals import StopRequest
 
-SAVE_SHARE = 20
-"""Between two checkpoints lies at least this many times what saving one takes."""
-CHEAP_SECONDS = 20.0
-"""After SIGTERM a checkpoint is saved if that takes at most so long; Kubernetes kills after 30 s by default."""
 _BYTES_PER_SECOND = 100e6
 """What a save is taken to run at until one was measured."""
-
-
-class CheckpointTimer:
-    """When the next checkpoint is due; rank 0's clock alone counts."""
-
-    def __init__(self, interval_seconds: float, *, first_guess: float) -> None:
-        self._interval = interval_seconds
-        self._took = first_guess
-        self._measured = False
-        self._last = time.monotonic()
-
-    @property
-    def due(self) -> bool:
-        """Whether enough time has passed since the last one."""
-        wait = max(self._interval, SAVE_SHARE * self._took if self._measured else 0.0)
-        return time.monotonic() - self._last >= wait
-
-    @property
-    def cheap(self) -> bool:
-        """Whether saving fits into the time between SIGTERM and SIGKILL."""
-        return self._took <= CHEAP_SECONDS
-
-    def saved(self, seconds: float) -> None:
-        """A save took this long."""
-        self._took, self._measured, self._last = seconds, True, time.monotonic()
 
 
 class CheckpointCallback(TrainerCallback):

@@ -1,11 +1,14 @@
 """A thousand hostile rows through every command of `srr data`: an answer or one error, never a traceback."""
 
+import functools
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import typer.testing
 from typer.testing import CliRunner
 
 from selfrewarding.cli.data import app
@@ -92,7 +95,11 @@ def hostile_line(source: random.Random, command: str) -> bytes:
     return bytes(line).replace(b"\n", b"") + b"\n"
 
 
-def test_a_thousand_hostile_rows_never_end_in_a_traceback(tmp_path: Path) -> None:
+def test_a_thousand_hostile_rows_never_end_in_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise half of the time goes into building the same command a thousand times.
+    monkeypatch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
     source = random.Random(2401_10020)
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text('{"text": "Name the longest river of Europe."}\n')

@@ -1,6 +1,8 @@
 """Bad run files end in one clear message per mistake: file, line, field, found, expected."""
 
+import copy
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ spec:
     instructions: {uri: s3://data/i.jsonl, format: PromptResponse}
     ranked: {uri: s3://data/r.jsonl, format: Ranked}
 """
+DOCUMENT = yaml.safe_load(GOOD)
 LAST = len(GOOD.splitlines())
 
 
@@ -97,7 +100,7 @@ def test_every_example_is_valid(repository: Path) -> None:
 
 def hostile(rng: random.Random) -> str:
     """A run file with something wrong in it, or just noise."""
-    document = yaml.safe_load(GOOD)
+    document = copy.deepcopy(DOCUMENT)
     for _ in range(rng.randint(1, 4)):
         block = document
         while True:
@@ -110,7 +113,7 @@ def hostile(rng: random.Random) -> str:
             )
             block[rng.choice([name, name + "x", "", "é", "0"])] = value
             break
-    text = yaml.safe_dump(document, allow_unicode=True)
+    text = yaml.dump(document, Dumper=yaml.CSafeDumper, allow_unicode=True)
     if rng.random() < 0.3:
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice("{}[]&*!|>'\"%@`\t:-?,#") + text[at:]
@@ -131,8 +134,6 @@ def test_a_thousand_hostile_files_never_end_in_a_traceback(tmp_path: Path) -> No
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
-    import tempfile
-
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
         file.write(noise)
         file.flush()

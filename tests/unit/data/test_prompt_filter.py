@@ -1,11 +1,12 @@
 """The filters for new prompts: Self-Instruct's rules, the languages, and ROUGE-L equal to the rouge-score package."""
 
+import functools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rouge_score import rouge_scorer, scoring
 
 from selfrewarding.api.data import Language
 from selfrewarding.data.prompt_filter import PromptFilter, Verdict
@@ -17,7 +18,13 @@ from selfrewarding.data.rouge import (
     unicode_tokens,
 )
 
-SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+@functools.cache
+def reference() -> Any:
+    """The rouge-score package's own scorer; imported where it is asked, since it brings nltk along."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def verdict(text: str, language: Language = "English", **options: object) -> Verdict:
@@ -104,7 +111,7 @@ def test_rule_12_korean_near_duplicates_are_seen() -> None:
     """rouge-score keeps only a-z and 0-9, so all Korean texts are empty to it and nothing is ever similar."""
     seed = "한국의 수도가 어디인지 한 문장으로 설명해 주세요."
     again = "한국의 수도가 어디인지 두 문장으로 설명해 주세요."
-    assert SCORER.score(seed, again)["rougeL"].fmeasure == 0
+    assert reference().score(seed, again)["rougeL"].fmeasure == 0
     result = PromptFilter([seed], "Korean").offer("x", again)
     assert (result.accepted, result.reason, result.nearest) == (False, "similar", "seed-0")
     assert result.max_rouge_l == pytest.approx(6 / 7)
@@ -152,7 +159,7 @@ def reference_filter(seeds: list[str], texts: list[str], threshold: float) -> li
     pool = list(seeds)
     results = []
     for text in texts:
-        highest = max((SCORER.score(text, other)["rougeL"].fmeasure for other in pool), default=0.0)
+        highest = max((reference().score(text, other)["rougeL"].fmeasure for other in pool), default=0.0)
         if highest <= threshold:
             pool.append(text)
         results.append((highest <= threshold, highest))
@@ -177,6 +184,8 @@ def test_a_prompt_exactly_at_the_threshold_is_accepted() -> None:
 
 
 def test_f1_is_bitwise_that_of_rouge_score_at_every_length() -> None:
+    from rouge_score import scoring
+
     """35 common tokens of 60 and 40 are 0.7000000000000001 to rouge-score: exact fractions would accept there."""
     assert rouge_l_f1(35, 60, 40) > 0.7
     for length in range(1, 50):
@@ -196,7 +205,7 @@ def test_the_vectors_compute_what_the_formula_says() -> None:
     matrix = f1_matrix(encoded)
     for row, text in enumerate(texts):
         for column, other in enumerate(texts):
-            assert matrix[row, column] == SCORER.score(text, other)["rougeL"].fmeasure
+            assert matrix[row, column] == reference().score(text, other)["rougeL"].fmeasure
 
 
 @given(st.text(max_size=60))

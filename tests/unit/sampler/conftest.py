@@ -1,11 +1,13 @@
-"""A store with a tokenizer, a scripted server, and its address in the environment."""
+"""A store with a tokenizer, a scripted server and its address in the environment; Prepare with a tiny model."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.prepare_bench import Bench
 from tests.support.sampler_stages import MODEL, Workplace
 from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_model import make_model
 from tests.support.tiny_tokenizer import save_tokenizer
 
 from selfrewarding.contract import environment
@@ -15,6 +17,18 @@ from selfrewarding.contract import environment
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny tokenizer as a folder."""
     return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's folder; nobody changes it."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, model: Path) -> Bench:
+    """Prepare's surroundings: a store, seed files, that model."""
+    return Bench(tmp_path, model)
 
 
 @pytest.fixture

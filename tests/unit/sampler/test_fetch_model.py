@@ -1,67 +1,21 @@
 """The serving pod's init container: what lies in the model folder afterwards."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.support.stages import RUN, finished, reference
-from tests.support.tiny_model import CHATML, make_model, make_tokenizer
+from tests.support.serving_pod import RUNS_TEMPLATE, Pod
+from tests.support.stages import reference
+from tests.support.tiny_model import CHATML, make_model
 from transformers import PreTrainedTokenizerFast
 
 from selfrewarding.contract import CONTRACT_VERSION
-from selfrewarding.contract.config import ModelRef, ServeConfig
+from selfrewarding.contract.config import ModelRef
 from selfrewarding.contract.program import BadConfiguration, BadData, ExitCode, ParentMissing, run_program
-from selfrewarding.contract.result import StageResult, parse_termination
-from selfrewarding.contract.server_key import server_key
-from selfrewarding.contract.stages import StageKind
+from selfrewarding.contract.result import parse_termination
 from selfrewarding.store.failures import stage_failure
 from srr_sampler import fetch_model
-
-RUNS_TEMPLATE = CHATML.replace("assistant", "assistant of this run")
-
-
-class Pod:
-    """A serving pod's surroundings."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.monkeypatch = root, monkeypatch
-        self.store = (root / "store").as_uri()
-        self.folder = root / "served"
-        self.model = make_model(root / "trained" / "model")
-        (self.model / "special_tokens_map.json").write_text("{}")
-        monkeypatch.setenv("SRR_MODEL_DIR", str(self.folder))
-        monkeypatch.setenv("SRR_TERMINATION_LOG", str(root / "termination"))
-        self.server = root / "server.yaml"
-        monkeypatch.setenv("SRR_SERVER_CONFIG", str(self.server))
-        monkeypatch.delenv("SRR_MODEL_LOAD", raising=False)
-        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
-
-    def trained(self) -> StageResult:
-        return finished(self.store, StageKind.SUPERVISED_FINE_TUNE, self.root / "trained", key="m1")
-
-    def prepared(self) -> StageResult:
-        tokenizer = make_tokenizer(RUNS_TEMPLATE)
-        tokenizer.save_pretrained(str(self.root / "prepare" / "tokenizer"))
-        return finished(self.store, StageKind.PREPARE, self.root / "prepare", key="prepare", iteration=0)
-
-    def config(self, model: ModelRef, prepare: StageResult | None = None) -> None:
-        document = ServeConfig(
-            contract=CONTRACT_VERSION,
-            run=RUN,
-            store=self.store,
-            served_name="m1-aaaa-policy",
-            prepare=reference(prepare) if prepare else None,
-            model=model,
-        )
-        path = self.root / "serve.json"
-        path.write_text(document.model_dump_json(by_alias=True, exclude_none=True))
-        self.monkeypatch.setenv("SRR_STAGE_CONFIG", str(path))
-
-    def names(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()}
 
 
 @pytest.fixture
@@ -199,55 +153,6 @@ def test_a_document_of_another_contract_version_is_refused(pod: Pod) -> None:
     path.write_text(path.read_text().replace(f'"contract":{CONTRACT_VERSION}', '"contract":99'))
     with pytest.raises(BadConfiguration, match="contract version 99"):
         fetch_model.main()
-
-
-SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
-
-
-def vllm_arguments(*words: str) -> Any:
-    """What the installed vLLM makes of its command line; its parser alone, since importing the server takes a minute."""
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    path = Path(spec.origin).parent / "utils" / "argparse_utils.py"
-    found = importlib.util.spec_from_file_location("vllm_argparse", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    parser = module.FlexibleArgumentParser()
-    parser.add_argument("--config")
-    parser.add_argument("--model")
-    parser.add_argument("--api-key", nargs="*")
-    return parser.parse_args(list(words))
-
-
-@pytest.mark.parametrize("load", ["Copy", "Streamer"])
-def test_vllm_reads_the_key_that_the_sampler_derives(
-    pod: Pod, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], load: str
-) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("SRR_MODEL_LOAD", load)
-    pod.config(ModelRef(name="M1", stage=reference(pod.trained())), pod.prepared())
-    assert run_program(fetch_model.main, translate=stage_failure) == 0
-    key = server_key({"AWS_SECRET_ACCESS_KEY": SECRET}, run_uid=RUN.uid, served_name="m1-aaaa-policy")
-    read = vllm_arguments("--config", str(pod.server), "--model", "of-the-command-line")
-    assert read.api_key == [key]
-    assert pod.server.stat().st_mode & 0o777 in (0o600, 0o640)
-    printed = "".join(capfd.readouterr())
-    for place in [
-        printed,
-        *(path.read_text(errors="replace") for path in pod.root.rglob("*") if path.is_file()),
-    ]:
-        assert SECRET not in place
-        assert key not in place or place == pod.server.read_text(), "the key stands in one file only"
-
-
-def test_without_a_shared_secret_there_is_no_key_and_vllm_takes_the_file(pod: Pod) -> None:
-    pod.config(ModelRef(name="M1", stage=reference(pod.trained())), pod.prepared())
-    fetch_model.main()
-    read = vllm_arguments("--config", str(pod.server), "--model", "of-the-command-line")
-    assert (read.api_key, read.model) == (None, "of-the-command-line")
 
 
 def test_the_configuration_file_never_writes_through_a_link_into_the_store(pod: Pod) -> None:

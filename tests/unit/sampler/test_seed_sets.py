@@ -4,12 +4,10 @@ import gzip
 import json
 import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.prepare_bench import Bench, Row, instruction, ranked
-from tests.support.tiny_model import make_model
 
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.api.data import SeedDataSpec
@@ -17,16 +15,6 @@ from selfrewarding.contract.program import BadData
 from selfrewarding.data.judge_prompt import judge_prompt
 from srr_sampler.problems import Problems
 from srr_sampler.seed_sets import read_seed_sets
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def bench(tmp_path: Path, model: Path) -> Bench:
-    return Bench(tmp_path, model)
 
 
 def test_a_missing_file_is_named_with_the_field_to_correct(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Marks of which run uses which stage, in a folder and in S3."""
+"""Marks of which run uses which stage: in a folder, and from tests/local/store in S3."""
 
 import pytest
 

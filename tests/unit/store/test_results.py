@@ -10,7 +10,6 @@ from selfrewarding.contract.program import BadConfiguration, BadData, ParentMiss
 from selfrewarding.contract.result import StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.errors import DataError
-from selfrewarding.store import open_store
 from selfrewarding.store.errors import Corrupt, Denied, Misconfigured, NoSpace, Unavailable, Unsuitable
 from selfrewarding.store.failures import stage_failure
 from selfrewarding.store.protocol import ArtifactStore
@@ -25,11 +24,6 @@ from selfrewarding.store.results import (
 
 KEY = "d" * 64
 PREFIX = stage_prefix(StageKind.ROLLOUT, KEY)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return open_store(f"file://{tmp_path}/store")
 
 
 def a_result(pod: str = "p", **files: object) -> StageResult:

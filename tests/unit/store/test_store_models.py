@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from samples import MODEL
+from tests.support.sample_tree import FILES
 
 from selfrewarding.store import ArtifactStore, Misconfigured, NotFound, fetch_model
 
@@ -32,7 +32,7 @@ def test_a_model_in_a_store(place: Place, store: ArtifactStore, tree: Path, tmp_
     uri, env = place
     store.upload_tree(tree, "models/base")
     assert fetch_model(f"{uri}/models/base", tmp_path / "down", env) == f"{uri}/models/base"
-    for name, data in MODEL.items():
+    for name, data in FILES.items():
         assert (tmp_path / "down" / name).read_bytes() == data
     with pytest.raises(NotFound, match="nothing below"):
         fetch_model(f"{uri}/models/none", tmp_path / "none", env)

@@ -1,4 +1,4 @@
-"""What every artifact store promises, on every kind there is."""
+"""What every artifact store promises: asked of a folder, and from tests/local/store of S3 servers."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from samples import MODEL
+from tests.support.sample_tree import FILES
 
 from selfrewarding.store import ArtifactStore, Corrupt, FileDigest, Misconfigured, NotFound, open_store
 
@@ -190,27 +190,27 @@ def test_a_key_cannot_lead_out_of_the_store(store: ArtifactStore) -> None:
 def test_a_tree_goes_up_and_comes_down(store: ArtifactStore, tree: Path, tmp_path: Path) -> None:
     digests = store.upload_tree(tree, "models/M1")
     assert digests == {
-        name: FileDigest(len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(MODEL.items())
+        name: FileDigest(len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(FILES.items())
     }
-    assert list(digests) == sorted(MODEL)
-    assert keys(store) == sorted((f"models/M1/{name}" for name in MODEL), key=str.encode)
+    assert list(digests) == sorted(FILES)
+    assert keys(store) == sorted((f"models/M1/{name}" for name in FILES), key=str.encode)
     assert store.download_tree("models/M1", tmp_path / "down", digests) == digests
-    assert contents(tmp_path / "down") == MODEL
+    assert contents(tmp_path / "down") == FILES
     assert store.download_tree("models/M1", tmp_path / "all") == digests
-    assert contents(tmp_path / "all") == MODEL
+    assert contents(tmp_path / "all") == FILES
 
 
 def test_one_file_goes_up(store: ArtifactStore, tree: Path) -> None:
     digest = store.upload_file(tree / "model.safetensors", "shards/model.safetensors")
-    assert digest.sha256 == hashlib.sha256(MODEL["model.safetensors"]).hexdigest()
-    assert store.read("shards/model.safetensors") == MODEL["model.safetensors"]
+    assert digest.sha256 == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
+    assert store.read("shards/model.safetensors") == FILES["model.safetensors"]
 
 
 def test_a_download_takes_only_the_named_files(store: ArtifactStore, tree: Path, tmp_path: Path) -> None:
     digests = store.upload_tree(tree, "m")
     store.write("m/left-over-of-a-killed-attempt", b"x")
     store.download_tree("m", tmp_path / "down", {"config.json": digests["config.json"]})
-    assert contents(tmp_path / "down") == {"config.json": MODEL["config.json"]}
+    assert contents(tmp_path / "down") == {"config.json": FILES["config.json"]}
 
 
 def test_a_download_goes_on_where_it_stopped(store: ArtifactStore, tree: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_download_goes_on_where_it_stopped(store: ArtifactStore, tree: Path, t
     (down / "tokenizer/tokenizer.json").unlink()
     (down / "tokenizer/tokenizer.json").write_bytes(b"[]")
     store.download_tree("m", down, digests)
-    assert contents(down) == MODEL
+    assert contents(down) == FILES
     again = (down / "model.safetensors").stat()
     assert (again.st_ino, again.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
 
@@ -231,14 +231,14 @@ def test_a_damaged_object_is_noticed_and_not_delivered(
     store: ArtifactStore, tree: Path, tmp_path: Path
 ) -> None:
     digests = store.upload_tree(tree, "m")
-    damaged = bytearray(MODEL["model.safetensors"])
+    damaged = bytearray(FILES["model.safetensors"])
     damaged[len(damaged) // 2] ^= 1
     store.write("m/model.safetensors", bytes(damaged))
     with pytest.raises(Corrupt, match=r"model\.safetensors.*expected .* bytes with SHA-256"):
         store.download_tree("m", tmp_path / "down", digests)
     assert not (tmp_path / "down/model.safetensors").exists()
     assert not list((tmp_path / "down").rglob(".srr-tmp-*"))
-    store.write("m/model.safetensors", MODEL["model.safetensors"][:-1])
+    store.write("m/model.safetensors", FILES["model.safetensors"][:-1])
     with pytest.raises(Corrupt):
         store.download_tree("m", tmp_path / "down", digests)
 
@@ -268,7 +268,7 @@ def test_downloaded_files_of_ones_own_can_be_changed(
         store.download_tree("m", down, digests, writable=writable_first)
         store.download_tree("m", down, digests, writable=True)
         (down / "config.json").write_bytes(b"changed in place")
-        assert store.read("m/config.json") == MODEL["config.json"]
+        assert store.read("m/config.json") == FILES["config.json"]
 
 
 def test_links_to_files_are_followed_and_others_refused(
@@ -363,7 +363,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_visible(
     place: Place, tree: Path, tmp_path: Path
 ) -> None:
     uri, settings = place
-    for name in MODEL:
+    for name in FILES:
         if name != "model.safetensors":
             (tree / name).unlink()
     process = subprocess.Popen(
@@ -384,7 +384,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_visible(
         store.download_tree("models/M1", tmp_path / "down")
     digests = store.upload_tree(tree, "models/M1")
     store.download_tree("models/M1", tmp_path / "down", digests)
-    assert contents(tmp_path / "down") == {"model.safetensors": MODEL["model.safetensors"]}
+    assert contents(tmp_path / "down") == {"model.safetensors": FILES["model.safetensors"]}
     store.delete_prefix("models/M1")
     assert_nothing_is_left(store)
 

@@ -9,7 +9,7 @@ from selfrewarding.contract.keys import digest
 from selfrewarding.contract.program import BadConfiguration
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store import ArtifactStore, open_store
-from srr_trainer.callbacks import SAVE_SHARE, CheckpointTimer
+from srr_trainer.checkpoint_timer import SAVE_SHARE, CheckpointTimer
 from srr_trainer.checkpoints import CheckpointStore
 from srr_trainer.ranks import Ranks
 
@@ -145,7 +145,7 @@ def test_rule_15_between_two_checkpoints_lies_twenty_times_what_one_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("srr_trainer.callbacks.time.monotonic", lambda: now)
+    monkeypatch.setattr("srr_trainer.checkpoint_timer.time.monotonic", lambda: now)
     timer = CheckpointTimer(30, first_guess=1)
     assert not timer.due
     now += 30

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MODEL = {
+FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": bytes(range(256)) * 80_000,
     "name with spaces + plus & 한국어.txt": "안녕".encode(),
@@ -12,7 +12,8 @@ MODEL = {
 
 
 def make_tree(folder: Path) -> Path:
-    for name, data in MODEL.items():
+    """Write the files below `folder`, which it returns."""
+    for name, data in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder

@@ -1,10 +1,12 @@
-"""Real S3 servers on the loopback: moto's, and versitygw where its binary is there (`make versitygw` builds it)."""
+"""Real S3 servers on the loopback: moto's, and versitygw where its binary is there (`make versitygw` builds it).
+
+tests/local/store holds the store to its promises on them, tests/bench/store_transfer.py measures it.
+"""
 
 import contextlib
 import functools
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.cluster.testbed import binaries
 
@@ -33,13 +36,9 @@ def has_attributes(folder: Path) -> bool:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The servers that there are here. versitygw is built only if SRR_TEST_VERSITYGW=1 asks for it."""
-    part = binaries.part("versitygw")
-    wanted = part.built or (os.environ.get("SRR_TEST_VERSITYGW") == "1" and shutil.which("go"))
-    if not wanted or not has_attributes(Path(tempfile.gettempdir())):
-        return ("moto",)
-    binaries.build(part)
-    return "moto", "versitygw"
+    """The servers that there are here; versitygw only once it is built."""
+    there = binaries.part("versitygw").built and has_attributes(Path(tempfile.gettempdir()))
+    return ("moto", "versitygw") if there else ("moto",)
 
 
 def settings(endpoint: str) -> dict[str, str]:
@@ -52,6 +51,16 @@ def settings(endpoint: str) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_MAX_ATTEMPTS": "2",
     }
+
+
+@contextlib.contextmanager
+def models_read_once() -> Iterator[None]:
+    """Each client reads megabytes of JSON that say what S3 is: otherwise a third of the time of tests that make many."""
+    from botocore.loaders import JSONFileLoader
+
+    load = functools.cache(JSONFileLoader().load_file)
+    with mock.patch.object(JSONFileLoader, "load_file", lambda self, path: load(path)):
+        yield
 
 
 @contextlib.contextmanager
@@ -91,11 +100,13 @@ def versitygw(binary: Path, folder: Path, *options: str) -> Iterator[str]:
 
 
 def make_bucket(endpoint: str, bucket: str) -> None:
-    _client(endpoint).create_bucket(Bucket=bucket)
+    """An empty bucket."""
+    client(endpoint).create_bucket(Bucket=bucket)
 
 
 @functools.cache
-def _client(endpoint: str) -> Any:
+def client(endpoint: str) -> Any:
+    """boto3's client for one of these servers, with its defaults."""
     import boto3
 
     return boto3.client(
@@ -108,6 +119,7 @@ def _client(endpoint: str) -> Any:
 
 
 def free_port() -> int:
+    """A port on which nobody listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
