@@ -98,6 +98,14 @@ class Objects:
     ) -> dict[str, Any]:
         template = self.template(script, container="pytorch", **more)
         del template["spec"]["restartPolicy"]
+        # As `manifests.training` has them: a Service's name and a label, which are not there on one machine.
+        rank = "metadata.labels['training.kubeflow.org/replica-index']"
+        template["spec"]["containers"][0].setdefault("env", []).extend(
+            [
+                {"name": "PET_MASTER_ADDR", "value": f"{name}-worker-0"},
+                {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": rank}}},
+            ]
+        )
         spec = {
             "nprocPerNode": "2",
             "runPolicy": {"cleanPodPolicy": "Running"},

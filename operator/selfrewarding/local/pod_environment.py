@@ -182,6 +182,9 @@ def launch(
         # In a cluster a NetworkPolicy says who may ask a server; here only programs of this machine may.
         declared[environment.HOST] = "127.0.0.1"
     env |= declared
+    # Again, behind the template's, as the training operator puts them: names of Services and labels that a template asks
+    # for are not here, their values are.
+    env |= place.workload_env
     env[MARKER] = f"{place.state}:{place.uid}"
     command = tuple(expand(word, env) for word in container.command)
     working_dir = (

@@ -35,7 +35,9 @@ LOG_2 = math.log(2)
 
 
 def reference_files(inputs: Inputs) -> list[str]:
-    return [entry.key for entry in open_store(inputs.uri).list("stages/ReferenceLogProbs")]
+    """Without the marks of the runs that use them."""
+    found = open_store(inputs.uri).list("stages/ReferenceLogProbs")
+    return [entry.key for entry in found if entry.key.endswith("/logprobs.jsonl")]
 
 
 def pairs() -> list[TokenisedPair]:
