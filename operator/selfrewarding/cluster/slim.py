@@ -20,6 +20,7 @@ _STATUS = {
     "Deployment": ("readyReplicas", "replicas", "observedGeneration"),
     "Pod": ("phase", "reason", "message", "startTime"),
 }
+_WITHOUT_STATUS = frozenset({"ConfigMap", "Service", "NetworkPolicy"})
 _CONTAINER_STATE = {
     "waiting": ("reason", "message"),
     "running": ("startedAt",),
@@ -42,6 +43,16 @@ def slim(raw: Mapping[str, Any]) -> RawObject:
         for field in ("initContainerStatuses", "containerStatuses"):
             if found := status.get(field):
                 kept["status"][field] = [_container_status(one) for one in found]
+    return kept
+
+
+def lighten(raw: dict[str, Any], kind: str) -> RawObject:
+    """An object of a list, as much of it as its reader needs: kopf holds all of them until the last list is read."""
+    if kind not in _STATUS and kind not in _WITHOUT_STATUS:
+        raw["metadata"].pop("managedFields", None)  # a run, say: whole but for who wrote which field
+        return raw
+    kept = slim({**raw, "kind": kind})
+    kept["metadata"]["resourceVersion"] = raw["metadata"].get("resourceVersion")
     return kept
 
 

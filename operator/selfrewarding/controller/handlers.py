@@ -62,7 +62,7 @@ def kopf_settings(kinds: Iterable[Resource]) -> kopf.OperatorSettings:
     settings.watching.client_timeout = RENEWED_EVERY + 30
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 0.2
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 100
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = _Patiently()

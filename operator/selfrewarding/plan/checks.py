@@ -32,6 +32,9 @@ from selfrewarding.plan.view import View
 Check = Callable[[View], Verdict | None]
 
 _PROGRESS_EVERY = 30.0
+"""Seconds between two looks at a stage that runs, and two writes of its progress."""
+_JITTERED = 0.9
+"""Share of a wait that the loop's jitter leaves at least: who must not come early asks for that much more."""
 
 
 def first_verdict(view: View) -> Verdict:
@@ -335,6 +338,10 @@ def next_times(view: View) -> list[float]:
     ]
     if view.spec.limits.max_gpu_hours is not None and (held := gpus_now(view)):
         due.append((view.spec.limits.max_gpu_hours * 3600 - gpu_seconds_so_far(view)) / held)
+    shown = view.status.progress
+    if shown is not None and shown.updated is not None and view.step is not None and not view.spec.suspend:
+        written = (moment_of(shown.updated) - view.now).total_seconds()
+        due.append((written + _PROGRESS_EVERY) / _JITTERED)
     return [seconds for seconds in due if seconds > 0]
 
 

@@ -208,6 +208,15 @@ def test_survival_rule_11_the_fraction_of_a_second_that_status_leaves_out_makes_
         assert cluster.status_writes - before == written
 
 
+def test_survival_rule_11_the_next_look_comes_when_progress_may_be_written_and_not_before() -> None:
+    cluster = cluster_at(StageKind.ROLLOUT, 2)
+    cluster.show_progress(cluster.job(StageKind.ROLLOUT), 1)
+    cluster.settle()
+    cluster.later(10)
+    # A tenth more than the 20 s that are left: the loop's jitter may take it away again.
+    assert round(cluster.settle().requeue_after * 0.9) in (20, 21)
+
+
 def test_survival_rule_11_all_other_writes_are_at_most_five_a_stage() -> None:
     cluster = FakeCluster(spec=merged(SPEC, GPU))
     cluster.finish_everything()
