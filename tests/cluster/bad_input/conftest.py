@@ -27,10 +27,10 @@ def operated(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Inst
 
 
 @pytest.fixture(scope="session")
-def outcomes(operated: Installed, request: pytest.FixtureRequest) -> Iterator[dict[str, Outcome]]:
+def played_cases(operated: Installed, request: pytest.FixtureRequest) -> Iterator[dict[str, Outcome]]:
     """What became of every case that this session wants to know of."""
     wanted = {item.callspec.params["case"].name for item in request.session.items
-              if isinstance(item, pytest.Function) and "outcomes" in item.fixturenames}  # fmt: skip
+              if isinstance(item, pytest.Function) and "played_cases" in item.fixturenames}  # fmt: skip
     chosen = [case for case in CASES if case.name in wanted]
     token = secrets.token_hex(2)
     places = [Place(operated, f"{case.name}-{token}") for case in chosen]

@@ -13,9 +13,9 @@ from tests.cluster.bad_input.playing import LIMIT, Case, Outcome
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_mistake_is_told_in_time_costs_no_gpu_and_is_forgotten_once_it_is_mended(
-    case: Case, outcomes: dict[str, Outcome]
+    case: Case, played_cases: dict[str, Outcome]
 ) -> None:
-    outcome = outcomes[case.name]
+    outcome = played_cases[case.name]
     if outcome.error is not None:
         raise outcome.error
     told = outcome.told_by("Ready")
