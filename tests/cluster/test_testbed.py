@@ -43,7 +43,7 @@ def pod(name: str, script: str, **container: Any) -> dict[str, Any]:
                     "image": SHELL_IMAGE,
                     "command": ["sh", "-c", script],
                     "securityContext": RESTRICTED,
-                    "resources": {"limits": {"cpu": "1", "memory": "64Mi"}},
+                    "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "10m"}},
                 }
                 | container
             ],

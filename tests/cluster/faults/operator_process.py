@@ -5,7 +5,10 @@ Neighbours: `proxy` is what its KUBECONFIG leads to.
 """
 
 import asyncio
+import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import sys
@@ -84,11 +87,17 @@ class OperatorProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+_PORTS = itertools.cycle(random.sample(range(20_000, 30_000), 10_000))
+"""Below those that the kernel gives to outgoing connections: one of them could take the port before the operator does."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now, and that this process has not given away lately."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - where the operator listens
+            return port
+    raise AssertionError("the ports are endless")
 
 
 async def start_operator(
