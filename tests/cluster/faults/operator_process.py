@@ -95,7 +95,7 @@ def free_port() -> int:
     """A port that nobody listens on now, and that this process has not given away lately."""
     for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("0.0.0.0", port))  # noqa: S104 - where the operator listens
+            probe.bind(("0.0.0.0", port))
             return port
     raise AssertionError("the ports are endless")
 
