@@ -7,6 +7,7 @@ Must not: understand S3 beyond the region in a signature. Neighbour: `cases` lea
 import re
 import socket
 import threading
+from abc import ABC, abstractmethod
 
 _SCOPE = re.compile(rb"Credential=[^/]+/\d{8}/([\w-]+)/s3/aws4_request")
 _WRONG_REGION = (
@@ -16,7 +17,7 @@ _WRONG_REGION = (
 _HEAD_BYTES = 65536
 
 
-class Front:
+class Front(ABC):
     """A listener in threads of this process. It lives as long as the process: pods may still hold connections."""
 
     def __init__(self, address: str, server: tuple[str, int]) -> None:
@@ -35,9 +36,9 @@ class Front:
             client, _ = self._listener.accept()
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    @abstractmethod
     def _serve(self, client: socket.socket) -> None:
         """Answer, or refuse to."""
-        raise NotImplementedError  # each kind of front has its own way
 
     def _hand_on(self, client: socket.socket, head: bytes = b"") -> None:
         with client, socket.create_connection(self._server) as server:
