@@ -151,37 +151,37 @@ class Silence(NoFault):
 
 
 @dataclass
-class WatchGone(NoFault):
-    """Every k-th event of a watch is a 410: the watcher must list again."""
+class _EveryKthEvent(NoFault):
+    """Counts the events of watches."""
 
     every: int
     met: int = 0
     _seen: int = 0
+
+    def is_due(self) -> bool:
+        """Whether this event is a k-th one."""
+        self._seen += 1
+        due = self._seen % self.every == 0
+        self.met += due
+        return due
+
+
+class WatchGone(_EveryKthEvent):
+    """Every k-th event of a watch is a 410: the watcher must list again."""
 
     async def event(self, call: Call, line: bytes) -> list[bytes]:
         """Replace the event; it is lost, as are those after it."""
-        self._seen += 1
-        if self._seen % self.every:
-            return [line]
-        self.met += 1
-        return [GONE]
+        return [GONE] if self.is_due() else [line]
 
 
-@dataclass
-class WatchCut(NoFault):
+class WatchCut(_EveryKthEvent):
     """The connection of a watch is cut at every k-th event, which is lost."""
-
-    every: int
-    met: int = 0
-    _seen: int = 0
 
     async def event(self, call: Call, line: bytes) -> list[bytes]:
         """Cut."""
-        self._seen += 1
-        if self._seen % self.every:
-            return [line]
-        self.met += 1
-        raise ConnectionResetError
+        if self.is_due():
+            raise ConnectionResetError
+        return [line]
 
 
 @dataclass
