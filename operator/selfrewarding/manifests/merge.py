@@ -111,15 +111,15 @@ def _merged_list(ours: list[Any], theirs: list[Any], path: str, where: str) -> l
 
 
 def _refuse_directives(value: Any, where: str) -> None:
-    """In a list that is replaced whole a directive would reach the API server as a field."""
-    for index, item in enumerate(value if isinstance(value, list) else []):
-        if isinstance(item, Mapping):
-            if any(name.startswith("$") for name in item):
-                raise InvalidPodTemplate(
-                    f"{where}[{index}]: this list is replaced whole, so `$patch` has no place in it"
-                )
-            for name, inner in item.items():
-                _refuse_directives(inner, f"{where}[{index}].{name}")
+    """In a list that is replaced whole, at any depth, a directive would reach the API server as a field."""
+    if isinstance(value, Mapping):
+        if any(name.startswith("$") for name in value):
+            raise InvalidPodTemplate(f"{where}: this list is replaced whole, so `$patch` has no place in it")
+        for name, inner in value.items():
+            _refuse_directives(inner, f"{where}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_directives(item, f"{where}[{index}]")
 
 
 def _kind(value: Any) -> str:

@@ -133,6 +133,10 @@ def test_patch_directives_delete_and_replace() -> None:
             {"spec": {"tolerations": [{"$patch": "delete"}]}},
             r"spec\.tolerations\[0\]: this list is replaced whole",
         ),
+        (
+            {"spec": {"tolerations": [[{"x": {"y": {"$patch": None}}}]]}},
+            r"spec\.tolerations\[0\]\[0\]\.x\.y: this list is replaced whole",
+        ),
         ({"metadata": {"labels": "a=1"}}, r"metadata\.labels is the text 'a=1': expected a map"),
     ],
 )
