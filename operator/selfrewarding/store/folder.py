@@ -81,6 +81,15 @@ class FolderStore:
         except OSError as error:
             raise from_os_error(error, "read", path) from error
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `ArtifactStore.read_range`."""
+        with self.read_stream(key) as stream:
+            try:
+                stream.seek(start)
+                return stream.read(length)
+            except OSError as error:
+                raise from_os_error(error, "read", self._path(key)) from error
+
     def write(self, key: str, data: bytes) -> None:
         """See `ArtifactStore.write`."""
 

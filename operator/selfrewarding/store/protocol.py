@@ -54,6 +54,9 @@ class ArtifactStore(Protocol):
     def read_stream(self, key: str) -> BinaryIO:
         """The object as a buffered binary file to read from start to end; close it. Raises NotFound."""
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Bytes `start` to `start + length` of an object, fewer where it ends before. Raises NotFound."""
+
     def write(self, key: str, data: bytes) -> None:
         """Write an object whole; an older one is replaced in one step."""
 

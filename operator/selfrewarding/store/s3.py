@@ -2,10 +2,11 @@
 
 Purpose: objects at s3://<bucket>/<prefix>/<key>, moved in parts and in parallel, checked on arrival.
 Must not: let an exception of boto3 out; know about stages.
-Neighbours: `s3_client` makes the connection, `s3_errors` translates, `s3_stream` reads, `atomic` writes local files.
+Neighbours: `s3_client` makes the connection, `s3_transfer` moves files, `s3_errors` translates, `s3_stream` reads,
+`atomic` writes local files.
 
 S3 keeps the promises of `ArtifactStore` like this: an object appears when its PUT or its multipart upload completes;
-`create` is PUT with If-None-Match; botocore sends a CRC with each part and checks it when reading.
+`create` is PUT with If-None-Match; a CRC goes with each part and is checked when reading.
 """
 
 import contextlib
@@ -21,13 +22,14 @@ import botocore.exceptions
 from selfrewarding.store import probe
 from selfrewarding.store.atomic import make_folders, pending, sweep
 from selfrewarding.store.digests import FileDigest, digest_file, is_present, require
-from selfrewarding.store.errors import Denied, Misconfigured, NotFound, Unavailable, from_os_error
+from selfrewarding.store.errors import Denied, Misconfigured, NotFound, StoreError, Unavailable, from_os_error
 from selfrewarding.store.keys import check_key, check_prefix, join
 from selfrewarding.store.local_tree import Stop, each_file, scan, unchanged
 from selfrewarding.store.protocol import Entry, Stat
-from selfrewarding.store.s3_client import MIB, Connection
+from selfrewarding.store.s3_client import Connection
 from selfrewarding.store.s3_errors import code_of, status_of, translated
 from selfrewarding.store.s3_stream import ObjectStream
+from selfrewarding.store.s3_transfer import MIB, Arriving
 
 _ONE_REQUEST_BYTES = 64 * MIB
 _DELETE_AT_ONCE = 1000
@@ -77,12 +79,28 @@ class S3Store:
         """See `ArtifactStore.read_stream`. A broken connection is opened again where it broke."""
         return io.BufferedReader(ObjectStream(self._client, self._place, self._path(key)), buffer_size=MIB)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `ArtifactStore.read_range`. One request; S3 refuses a range that begins at or after the end (416)."""
+        path = self._path(key)
+        if length <= 0:
+            return b""
+        with translated(self._place, "read", path):
+            try:
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=path, Range=f"bytes={start}-{start + length - 1}"
+                )
+            except botocore.exceptions.ClientError as error:
+                if status_of(error) == 416:
+                    return b""
+                raise
+            return answer["Body"].read()
+
     def write(self, key: str, data: bytes) -> None:
         """See `ArtifactStore.write`."""
         path = self._path(key)
         with translated(self._place, "write", path):
             if len(data) > _ONE_REQUEST_BYTES:
-                self._connection.manager.upload(io.BytesIO(data), self._bucket, path).result()
+                self._connection.transfers.upload(io.BytesIO(data), len(data), path).result()
             else:
                 self._client.put_object(Bucket=self._bucket, Key=path, Body=data)
 
@@ -179,25 +197,26 @@ class S3Store:
     ) -> dict[str, FileDigest]:
         """See `ArtifactStore.download_tree`. Files are one's own in any case."""
         prefix = check_prefix(prefix)
-        wanted: dict[str, FileDigest | None] = (
-            {check_key(name): digest for name, digest in sorted(files.items())}
+        sizes = (
+            {check_key(name): digest.size for name, digest in sorted(files.items())}
             if files is not None
             else {
-                check_key(entry.key[len(prefix) + 1 if prefix else 0 :]): None for entry in self.list(prefix)
+                check_key(entry.key[len(prefix) + 1 if prefix else 0 :]): entry.size
+                for entry in self.list(prefix)
             }
         )
-        if files is None and not wanted:
+        if files is None and not sizes:
             raise NotFound(f"there is nothing below {join(self.uri, prefix)} ({self._place}).")
-        for folder in {(local_dir / name).parent for name in wanted}:
+        for folder in {(local_dir / name).parent for name in sizes}:
             sweep(folder)
 
         def fetch(name: str, stop: Stop) -> FileDigest:
-            target, expected = local_dir / name, wanted[name]
+            target, expected = local_dir / name, files[name] if files is not None else None
             if expected is not None and is_present(target, expected):
                 return expected
-            return self._fetch(join(prefix, name), target, expected, stop)
+            return self._fetch(join(prefix, name), sizes[name], target, expected, stop)
 
-        return each_file(wanted, fetch)
+        return each_file(sizes, fetch)
 
     def check_writable(self) -> None:
         """See `ArtifactStore.check_writable`. Asked with little patience: whoever waits for the answer wants it soon."""
@@ -222,26 +241,34 @@ class S3Store:
     def _upload(self, local: Path, key: str, stop: Stop) -> FileDigest:
         path = self._path(key)
         with translated(self._place, "write", path, local), unchanged(local):
-            sending = self._connection.manager.upload(str(local), self._bucket, path)
+            sending = self._connection.transfers.upload(local, local.stat().st_size, path)
             with stop.cancelling(sending.cancel):
                 # Digested while it is sent: both read it from the page cache, on different threads.
                 try:
                     digest = digest_file(local)
-                finally:
-                    sending.result()
+                except StoreError:
+                    # The file's own fault, and said better here than by what sends it.
+                    sending.cancel()
+                    with contextlib.suppress(Exception):
+                        sending.result()
+                    raise
+                sending.result()
         return digest
 
-    def _fetch(self, key: str, target: Path, expected: FileDigest | None, stop: Stop) -> FileDigest:
+    def _fetch(
+        self, key: str, size: int, target: Path, expected: FileDigest | None, stop: Stop
+    ) -> FileDigest:
         path = self._path(key)
         try:
             make_folders(target.parent)
             with pending(target) as unfinished, translated(self._place, "read", path, target):
-                # Into the open file, not to a name: awscrt says that it is done before it has given the file its name.
-                coming = self._connection.manager.download(self._bucket, path, unfinished.file)
+                arriving = Arriving(unfinished.path, unfinished.file)
+                coming = self._connection.transfers.download(path, size, arriving)
                 with stop.cancelling(coming.cancel):
-                    coming.result()
-                unfinished.file.flush()
-                digest = digest_file(unfinished.path)
+                    try:
+                        digest = arriving.digest()
+                    finally:
+                        coming.result()
                 require(digest, expected, f'the object "{path}" in {self._place}')
                 unfinished.replace(_FILE_MODE, durable=False)
         except OSError as error:

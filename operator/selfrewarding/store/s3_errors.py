@@ -178,7 +178,7 @@ def translated(place: Place, action: str, key: str, local: Path | None = None) -
     except Exception as error:
         if not type(error).__module__.startswith("awscrt"):
             raise
-        raise _connection(place, action, key, error) from None
+        raise _of_awscrt(error, place, action, key) from None
 
 
 def to_store_error(error: Exception, place: Place, action: str, key: str) -> StoreError:
@@ -186,14 +186,11 @@ def to_store_error(error: Exception, place: Place, action: str, key: str) -> Sto
     if isinstance(error, botocore.exceptions.ClientError):
         return _answer(error, place, action, key)
     if isinstance(error, _NO_CREDENTIALS):
-        return Denied(f"cannot {action} {_what(key)} in {place}: no usable credentials. {_WHICH_CREDENTIALS}")
+        return _no_credentials(place, action, key)
     if isinstance(error, _DAMAGED):
-        return Corrupt(f"cannot {action} {_what(key)} in {place}: its checksum does not fit its content.")
+        return _damaged(place, action, key)
     if isinstance(error, botocore.exceptions.SSLError):
-        return Unavailable(
-            f"cannot {action} {_what(key)} in {place}: TLS failed. If the store has a private certificate authority, "
-            "put its certificate into the file that AWS_CA_BUNDLE names (spec.artifacts.caBundle)."
-        )
+        return _tls(place, action, key)
     if isinstance(error, _NOT_SERVING):
         return _connection(place, action, key, error)
     kind = type(error).__name__
@@ -245,9 +242,38 @@ def _actual_region(error: botocore.exceptions.ClientError) -> str | None:
     return str(region) if region else None
 
 
-def _connection(place: Place, action: str, key: str, error: Exception) -> Unavailable:
+def _of_awscrt(error: Exception, place: Place, action: str, key: str) -> StoreError:
+    """awscrt has one class with names of errors. Answers of the store come as botocore's, but for errors inside a 200."""
+    name = str(getattr(error, "name", ""))
+    if "CHECKSUM" in name:
+        return _damaged(place, action, key)
+    if name.startswith("AWS_IO_TLS_"):
+        return _tls(place, action, key)
+    if name.startswith("AWS_AUTH_"):
+        return _no_credentials(place, action, key)
+    if getattr(error, "status_code", None):
+        return Unavailable(f"cannot {action} {_what(key)} in {place}: the store failed half-way. {_BUSY}")
+    return _connection(place, action, key, error, name)
+
+
+def _damaged(place: Place, action: str, key: str) -> Corrupt:
+    return Corrupt(f"cannot {action} {_what(key)} in {place}: its checksum does not fit its content.")
+
+
+def _tls(place: Place, action: str, key: str) -> Unavailable:
     return Unavailable(
-        f"cannot {action} {_what(key)} in {place}: no answer ({type(error).__name__}). Check that SRR_S3_ENDPOINT is "
+        f"cannot {action} {_what(key)} in {place}: TLS failed. If the store has a private certificate authority, "
+        "put its certificate into the file that AWS_CA_BUNDLE names (spec.artifacts.caBundle)."
+    )
+
+
+def _no_credentials(place: Place, action: str, key: str) -> Denied:
+    return Denied(f"cannot {action} {_what(key)} in {place}: no usable credentials. {_WHICH_CREDENTIALS}")
+
+
+def _connection(place: Place, action: str, key: str, error: Exception, name: str = "") -> Unavailable:
+    return Unavailable(
+        f"cannot {action} {_what(key)} in {place}: no answer ({name or type(error).__name__}). Check that SRR_S3_ENDPOINT is "
         "right and that this machine or pod may reach it (DNS, NetworkPolicy, proxy)."
     )
 
