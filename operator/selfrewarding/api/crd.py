@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from selfrewarding.api import algorithm, data, execution, labels, run
+from selfrewarding.api import algorithm, data, evaluation, execution, labels, run, tracking
 from selfrewarding.api.base import ApiModel
 from selfrewarding.api.conditions import Condition
 
@@ -67,9 +67,17 @@ def custom_resource_definition() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """The CRD as the text of crds/selfrewardingruns.yaml."""
-    return HEADER + yaml.safe_dump(
-        custom_resource_definition(), sort_keys=False, allow_unicode=True, width=120
+    return HEADER + yaml.dump(
+        custom_resource_definition(), Dumper=_WithoutAliases, sort_keys=False, allow_unicode=True, width=120
     )
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes a part that several blocks share out in full each time: people read this file."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
 
 
 def _columns() -> list[dict[str, Any]]:
@@ -90,7 +98,7 @@ def _columns() -> list[dict[str, Any]]:
 
 
 def _types() -> dict[str, type[ApiModel]]:
-    modules = (algorithm, data, execution, run)
+    modules = (algorithm, data, evaluation, execution, run, tracking)
     found = {
         name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)
     }

@@ -59,6 +59,8 @@ class ServingSpec(ServingPoolSpec):
     """Pool of a dedicated judge (`judge.modelUri`); absent: as the first pool."""
     prompt_writer: ServingPoolSpec | None = None
     """Pool of a fixed prompt writer (`promptGeneration.writer.modelUri`); absent: as the first pool."""
+    referee: ServingPoolSpec | None = None
+    """Pool of a fixed judge of comparisons (`evaluation.headToHead.judge.modelUri`); absent: as the first pool."""
 
 
 class DeepSpeedSpec(ApiModel):

@@ -6,9 +6,7 @@ from pydantic import Field, model_validator
 
 from selfrewarding.api.algorithm import (
     DpoSpec,
-    EvaluationSpec,
     EvaluationsSpec,
-    GateSpec,
     JudgeSpec,
     PreferencesSpec,
     PromptGenerationSpec,
@@ -18,6 +16,7 @@ from selfrewarding.api.algorithm import (
 from selfrewarding.api.base import ApiModel, Rule
 from selfrewarding.api.conditions import Condition
 from selfrewarding.api.data import ArtifactsSpec, ModelSpec, SeedDataSpec
+from selfrewarding.api.evaluation import AlarmsSpec, EvaluationSpec, GateSpec
 from selfrewarding.api.execution import (
     LimitsSpec,
     RetentionSpec,
@@ -26,6 +25,8 @@ from selfrewarding.api.execution import (
     ServingSpec,
     TrainingSpec,
 )
+from selfrewarding.api.measured import has_held_out, why_not_measured
+from selfrewarding.api.tracking import TrackingSpec
 
 
 class SelfRewardingRunSpec(ApiModel):
@@ -62,8 +63,12 @@ class SelfRewardingRunSpec(ApiModel):
     """Direct preference optimisation."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """Measuring each model."""
+    alarms: AlarmsSpec = AlarmsSpec()
+    """Signs of a collapse, looked at before training."""
     gate: GateSpec = GateSpec()
     """What must hold before a model is built upon."""
+    tracking: TrackingSpec = TrackingSpec()
+    """Where the numbers go besides the report."""
     serving: ServingSpec = ServingSpec()
     """vLLM pools."""
     training: TrainingSpec = TrainingSpec()
@@ -91,6 +96,18 @@ class SelfRewardingRunSpec(ApiModel):
             "has(self.promptGeneration.writer) && has(self.promptGeneration.writer.modelUri))",
             "serving.promptWriter is a pool for a fixed prompt writer: set promptGeneration.writer.modelUri too",
         ),
+        Rule(
+            "!has(self.serving) || !has(self.serving.referee) || (has(self.evaluation) && "
+            "has(self.evaluation.headToHead) && has(self.evaluation.headToHead.judge) && "
+            "has(self.evaluation.headToHead.judge.modelUri))",
+            "serving.referee is a pool for a fixed judge of comparisons: set evaluation.headToHead.judge.modelUri too",
+        ),
+        Rule(
+            "!has(self.gate) || !has(self.gate.rules) || (has(self.evaluation) && has(self.evaluation.headToHead)) || "
+            "self.gate.rules.all(rule, !(rule.metric in ['positionBias', 'winRate', 'winRateBaseline', "
+            "'winRateLengthControlled']))",
+            "a rule of gate.rules is over a metric that only evaluation.headToHead measures: set it, or remove the rule",
+        ),
     )
 
     @model_validator(mode="after")
@@ -109,6 +126,27 @@ class SelfRewardingRunSpec(ApiModel):
         if self.serving.prompt_writer is not None and self.prompt_generation.writer.model_uri is None:
             raise ValueError(
                 "serving.promptWriter is a pool for a fixed prompt writer: set promptGeneration.writer.modelUri too"
+            )
+        compared = self.evaluation.head_to_head
+        if self.serving.referee is not None and (compared is None or compared.judge.model_uri is None):
+            raise ValueError(
+                "serving.referee is a pool for a fixed judge of comparisons: set evaluation.headToHead.judge.modelUri too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_are_measured(self) -> "SelfRewardingRunSpec":
+        for rule in self.gate.rules:
+            why = why_not_measured(
+                rule.metric, seed_data=self.seed_data, judge=self.judge,
+                preferences=self.preferences, evaluation=self.evaluation,
+            )  # fmt: skip
+            if why is not None:
+                raise ValueError(f"a rule of gate.rules is over {rule.metric}, {why}, or remove the rule")
+        if self.judge.calibration is not None and not has_held_out(self.seed_data):
+            raise ValueError(
+                "judge.calibration measures the judge on held-out ranked rows, and there are none: give "
+                "seedData.ranked or seedData.heldOut.source, or remove judge.calibration"
             )
         return self
 
@@ -138,6 +176,32 @@ class Metrics(ApiModel):
     """Training loss, mean of the last tenth of the steps."""
     reward_margin: float | None = None
     """DPO's reward margin, mean of the last tenth of the steps."""
+    win_rate: float | None = None
+    """Share of the comparisons with the previous model that this one wins, a tie counting one half."""
+    win_rate_baseline: float | None = None
+    """The same against the baseline."""
+    win_rate_length_controlled: float | None = None
+    """The win rate against the previous model as it would be at equal lengths."""
+    position_bias: float | None = None
+    """Share of the comparisons in which the judge prefers the same place in both orders."""
+    score_piling: float | None = None
+    """Share of the answers that have the most common score."""
+    score_gap: float | None = None
+    """Mean difference of the scores of chosen and rejected."""
+    score_length_correlation: float | None = None
+    """Correlation of an answer's score with its length in characters."""
+    length_ratio: float | None = None
+    """Mean length of the chosen answers by that of the rejected ones."""
+    mean_length: float | None = None
+    """Mean length of the answers in characters."""
+    prompt_diversity: float | None = None
+    """Distinct pairs of neighbouring words among all of the new prompts."""
+    prompt_similarity: float | None = None
+    """Mean ROUGE-L of a new prompt to the seed nearest to it."""
+    refusal_rate: float | None = None
+    """Share of the answers that refuse."""
+    repetition_rate: float | None = None
+    """Share of the answers that repeat themselves."""
 
 
 class StageSummary(ApiModel):
@@ -205,6 +269,23 @@ class ModelStatus(ApiModel):
     """Why the gate decided so."""
 
 
+class AlarmStatus(ApiModel):
+    """An alarm that sounded."""
+
+    name: str
+    """Name of the alarm, as in `spec.alarms`."""
+    iteration: int
+    """Iteration whose rows it is about."""
+    action: Literal["Warn", "Stop"]
+    """What followed."""
+    value: float
+    """What was measured."""
+    threshold: float
+    """What it was compared with."""
+    message: str
+    """What it means and what to try."""
+
+
 class Progress(ApiModel):
     """How far the current stage is."""
 
@@ -259,6 +340,8 @@ class SelfRewardingRunStatus(ApiModel):
     """When the hand-over under way began (RFC 3339)."""
     models: list[ModelStatus] = []
     """Models so far."""
+    alarms: list[AlarmStatus] = []
+    """Alarms that sounded."""
     results: dict[str, StageSummary] = {}
     """Summaries of the finished stages by stage key (first 16 hex digits); current keys only."""
     attempts: dict[str, StageAttempts] = {}

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from selfrewarding.api.algorithm import (
     DpoSpec,
-    EvaluationSpec,
     EvaluationsSpec,
     JudgeSpec,
     PreferencesSpec,
@@ -19,7 +18,10 @@ from selfrewarding.api.algorithm import (
 )
 from selfrewarding.api.base import ApiModel
 from selfrewarding.api.data import ModelSpec, SeedDataSpec
+from selfrewarding.api.evaluation import EvaluationSpec, HeadToHeadSpec, PromptSetSpec
 from selfrewarding.api.execution import SamplerSpec, TrainingSpec
+from selfrewarding.api.run import AlarmStatus, ModelStatus, SelfRewardingRunSpec
+from selfrewarding.api.tracking import TrackingSpec
 from selfrewarding.contract.stages import StageKind
 
 
@@ -34,6 +36,10 @@ class PrepareParameters(ApiModel):
     responses: ResponsesSpec
     judge: JudgeSpec
     dpo: DpoSpec
+    prompt_sets: list[PromptSetSpec] | None = None
+    """`evaluation.prompts`."""
+    referee_uri: str | None = None
+    """`evaluation.headToHead.judge.modelUri`."""
     max_model_len: int | None = None
     run_uid: str
     """Prepare looks at the data again for every run, since a file may have changed under the same address."""
@@ -92,11 +98,31 @@ class PreferenceOptimizeParameters(ApiModel):
 
 
 class EvaluateParameters(ApiModel):
-    """Evaluate (parents: prepare, model)."""
+    """Evaluate (parents: prepare, model): the judge's metrics, and one answer to each evaluation prompt."""
 
     kind: Literal["Evaluate"] = "Evaluate"
     judge: JudgeSpec
     evaluation: EvaluationSpec
+    """Without what only Compare reads: of `headToHead` the set and the number of prompts."""
+
+
+class CompareParameters(ApiModel):
+    """Compare (parents: prepare, answers = this model's Evaluate; previous, initial, baseline = the opponents' Evaluates,
+    each only where it is another one; judged by the server `referee`, the endpoint, or by `policy`)."""
+
+    kind: Literal["Compare"] = "Compare"
+    head_to_head: HeadToHeadSpec
+    bootstrap: int
+
+
+class ReportParameters(ApiModel):
+    """Report: the page of the run so far (parents: all finished stages, by `<kind>-<iteration>`; Evaluate-0 is the
+    baseline's). Its key names the run, since the page does."""
+
+    kind: Literal["Report"] = "Report"
+    run_uid: str
+    decided: str = ""
+    """Digest of what gates and alarms said: a page tells that too."""
 
 
 class ResolveParameters(ApiModel):
@@ -116,6 +142,8 @@ Parameters = Annotated[
     | BuildPreferencesParameters
     | PreferenceOptimizeParameters
     | EvaluateParameters
+    | CompareParameters
+    | ReportParameters
     | ResolveParameters,
     Field(discriminator="kind"),
 ]
@@ -173,6 +201,23 @@ class Execution(ApiModel):
     keep_checkpoints: bool = False
 
 
+class Story(ApiModel):
+    """What only the planner knows of a run, for its report; no part of a key."""
+
+    spec: SelfRewardingRunSpec
+    """The effective spec: the exact manifest, presets filled in."""
+    models: list[ModelStatus] = []
+    """Models with what their gates decided."""
+    alarms: list[AlarmStatus] = []
+    """Alarms that sounded."""
+    gpus: dict[str, int] = {}
+    """GPUs that each stage held, its servers' included, by its role among `parents`."""
+    handover_seconds: dict[str, float] = {}
+    """Time that GPUs were on their way to a stage, by its role."""
+    tracking: TrackingSpec = TrackingSpec()
+    """Where the numbers go besides."""
+
+
 class StageConfig(ApiModel):
     """All that a stage program needs to know."""
 
@@ -191,10 +236,12 @@ class StageConfig(ApiModel):
     """Stages that this one reads, by role: prepare, evaluations, prompts, rollout, preferences."""
     models: dict[str, ModelRef] = {}
     """Models by role: base (training starts from it), reference (DPO)."""
-    servers: dict[Literal["policy", "judge", "writer"], ServedModel] = {}
+    servers: dict[Literal["policy", "judge", "writer", "referee"], ServedModel] = {}
     """Servers by role; `policy` answers, and judges and writes where no other is named."""
     parameters: Parameters
     execution: Execution
+    story: Story | None = None
+    """Report only."""
 
 
 class ServeConfig(ApiModel):

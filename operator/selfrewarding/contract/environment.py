@@ -19,11 +19,18 @@ RENDEZVOUS_PORT = "PET_MASTER_PORT"
 """Port on which rank 0 waits for the others."""
 NODE_RANK = "PET_NODE_RANK"
 """Number of a training job's pod, from 0."""
-SERVER_URL = {"policy": "SRR_POLICY_URL", "judge": "SRR_JUDGE_URL", "writer": "SRR_WRITER_URL"}
+SERVER_URL = {
+    "policy": "SRR_POLICY_URL",
+    "judge": "SRR_JUDGE_URL",
+    "writer": "SRR_WRITER_URL",
+    "referee": "SRR_REFEREE_URL",
+}
 """Addresses of the servers by role: `http://name:port`, where the name resolves to all replicas (headless Service), or
 several such addresses with commas between."""
 WRITER_API_KEY = "SRR_WRITER_API_KEY"
 """Bearer token for an external prompt writer (from a Secret)."""
+REFEREE_API_KEY = "SRR_REFEREE_API_KEY"
+"""Bearer token for an external judge of comparisons (from a Secret)."""
 MODEL_DIR = "SRR_MODEL_DIR"
 """Serving pods: folder that the init container copies the model to and vLLM reads."""
 MODEL_LOAD = "SRR_MODEL_LOAD"
@@ -35,6 +42,8 @@ which only the model's result.json names."""
 RETIRE = "SRR_RETIRE"
 """The Job that clears a deleted run's artifacts away: its RetireConfig as JSON. Not a file: a ConfigMap would have to be
 cleared away too, by nobody."""
+METRICS_PORT = "SRR_METRICS_PORT"
+"""Stage programs: port on which they answer Prometheus; absent: they do not."""
 HOST = "SRR_HOST"
 """Serving pods: address to listen on."""
 PORT = "SRR_PORT"

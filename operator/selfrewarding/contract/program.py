@@ -208,6 +208,27 @@ def run_program(
     return ExitCode.DONE
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A progress line as the program itself sees it."""
+
+    done: int
+    total: int
+    rate: float | None
+    """Per second."""
+    unit: str
+    tokens: int
+    """Generated or trained so far."""
+
+
+_listeners: list[Callable[[Progress], None]] = []
+
+
+def listen_to_progress(listener: Callable[[Progress], None]) -> None:
+    """Tell `listener` every progress line too (metrics); what it raises is dropped."""
+    _listeners.append(listener)
+
+
 def report_progress(
     *, done: int, total: int, rate: float | None = None, unit: str = "rows", tokens: int = 0
 ) -> None:
@@ -215,6 +236,9 @@ def report_progress(
     eta = (total - done) / rate if rate else None
     line = {"done": done, "total": total, "rate": rate, "etaSeconds": eta, "unit": unit, "tokens": tokens}
     print(PROGRESS_PREFIX + json.dumps(line), flush=True)
+    for listener in _listeners:
+        with contextlib.suppress(Exception):
+            listener(Progress(done, total, rate, unit, tokens))
 
 
 def _terminate(message: TerminationMessage) -> None:

@@ -10,7 +10,7 @@ from selfrewarding.api.run import StageSummary
 from selfrewarding.contract.keys import SHORT, canonical_json
 from selfrewarding.contract.stages import StageKind
 
-MAX_SUMMARY_BYTES = 512
+MAX_SUMMARY_BYTES = 768
 
 
 class FileRef(ApiModel):
@@ -46,8 +46,12 @@ class StageResult(ApiModel):
     """Everything else worth keeping: histograms, versions, deviations, settings as used."""
     seconds: float
     """From the start of the attempt to the result."""
+    finished: str | None = None
+    """When it was written (RFC 3339, UTC)."""
     pod: str
     """UID of the pod that wrote it."""
+    code: str | None = None
+    """The code that made it (`contract.version`)."""
 
 
 def result_bytes(result: StageResult) -> bytes:

@@ -16,7 +16,9 @@ class StageKind(StrEnum):
     BUILD_PREFERENCES = "BuildPreferences"
     PREFERENCE_OPTIMIZE = "PreferenceOptimize"
     EVALUATE = "Evaluate"
+    COMPARE = "Compare"
     GATE = "Gate"
+    REPORT = "Report"
 
 
 TRAINING = frozenset(
@@ -25,7 +27,13 @@ TRAINING = frozenset(
 """Stages that run as a PyTorchJob and make a model."""
 
 SERVED = frozenset(
-    {StageKind.BUILD_EVALUATIONS, StageKind.GENERATE_PROMPTS, StageKind.ROLLOUT, StageKind.EVALUATE}
+    {
+        StageKind.BUILD_EVALUATIONS,
+        StageKind.GENERATE_PROMPTS,
+        StageKind.ROLLOUT,
+        StageKind.EVALUATE,
+        StageKind.COMPARE,
+    }
 )
 """Stages that ask a vLLM server."""
 
@@ -40,5 +48,7 @@ SLUGS = {
     StageKind.BUILD_PREFERENCES: "preferences",
     StageKind.PREFERENCE_OPTIMIZE: "dpo",
     StageKind.EVALUATE: "evaluate",
+    StageKind.COMPARE: "compare",
+    StageKind.REPORT: "report",
 }
 """Kinds of stages in the names of objects, and where a short name is enough for people; Gate runs nowhere."""
