@@ -59,7 +59,9 @@ class FakeCluster:
     metrics: dict[str, float] = field(default_factory=lambda: {"pairwiseAccuracy": 0.7})
     """What Evaluate measures."""
     computed: list[str] = field(default_factory=list)
-    """Keys in the order in which attempts were started, Prepare and Resolve aside."""
+    """Keys in the order in which attempts were started, Prepare, Resolve and Report aside."""
+    reported: list[int] = field(default_factory=list)
+    """Iterations of the reports whose attempts were started."""
     status_writes: int = 0
     events: list[str] = field(default_factory=list)
     _serial: int = 0
@@ -128,7 +130,9 @@ class FakeCluster:
         entry = self.status.attempts.get(stage.short)
         assert entry is not None, "started before the attempt number was durable"
         assert entry.attempt == attempt, "another attempt than the durable one"
-        if stage.kind not in (StageKind.PREPARE, StageKind.RESOLVE):
+        if stage.kind is StageKind.REPORT:
+            self.reported.append(stage.iteration)
+        elif stage.kind not in (StageKind.PREPARE, StageKind.RESOLVE):
             self.computed.append(stage.key)
         run = self.run
         pods = run.spec.training.nodes if stage.kind in TRAINING else stage.shards

@@ -11,7 +11,7 @@ the local driver and the operator's handlers call `reconcile`.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -33,9 +33,10 @@ from selfrewarding.cluster.protocol import (
     Unavailable,
 )
 from selfrewarding.contract import CONTRACT_VERSION
+from selfrewarding.contract.stages import StageKind
 from selfrewarding.controller.execute import execute
 from selfrewarding.manifests import Images, ManifestError, RunContext
-from selfrewarding.plan.actions import Decision, Event
+from selfrewarding.plan.actions import Action, Decision, Event, StartStage
 from selfrewarding.plan.decide import decide as plan_decide
 from selfrewarding.plan.observed import Observed
 from selfrewarding.plan.report import MAX_TEXT, conditions_of
@@ -143,7 +144,11 @@ class Reconciler:
         except ManifestError as error:
             return await self._refuse(run, f"{error}. Edit the spec, and the run goes on.", now)
         except (Forbidden, Refused, NameTaken) as error:
-            decision = blocked(run, decision, error, now)
+            if _goes_on_without(action, decision):
+                log.info("%s/%s: the report has to wait: %s", key.namespace, key.name, error)
+                decision = replace(decision, requeue_after=min(decision.requeue_after, BLOCKED))
+            else:
+                decision = blocked(run, decision, error, now)
         if decision.status != run.status:
             await self._cluster.patch_status(run, decision.status)
             await self._post(run, decision)
@@ -181,6 +186,8 @@ class Reconciler:
             uid=run.metadata.uid or "",
             spec=spec,
             results=run.status.results,
+            models=run.status.models,
+            alarms=run.status.alarms,
             contract=pinned.contract if pinned else CONTRACT_VERSION,
             images=self._images,
         )
@@ -191,6 +198,13 @@ class Reconciler:
         self._failed[key] = failed
         log.log(level, "%s/%s: pass %d failed: %s", key.namespace, key.name, failed.count, error)
         return 0.0 if isinstance(error, Conflict) and failed.count == 1 else failed.backoff
+
+
+def _goes_on_without(action: Action, decision: Decision) -> bool:
+    """Whether the run is at something else than the action that the cluster refused: nothing but its end waits for a report,
+    which is the last of a pass's actions."""
+    a_report = isinstance(action, StartStage) and action.stage.kind is StageKind.REPORT
+    return a_report and decision.status.stage is not None
 
 
 def effective_spec(run: SelfRewardingRun) -> SelfRewardingRunSpec:

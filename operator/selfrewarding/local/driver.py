@@ -31,6 +31,7 @@ from selfrewarding.local.usage import UsageMeter
 from selfrewarding.plan.actions import Event
 from selfrewarding.plan.observed import Observed, Phase
 from selfrewarding.plan.retries import FailureClass, forgiven
+from selfrewarding.report.index import write_index
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.protocol import ArtifactStore
 
@@ -105,7 +106,11 @@ def check_gpus(spec: SelfRewardingRunSpec, gpus: tuple[str, ...]) -> None:
         )
     if training.device == "Cuda":
         need("training", training.gpus_per_node * training.nodes, "lower nodes or gpusPerNode")
-    for field, pool in (("serving.judge", serving.judge), ("serving.promptWriter", serving.prompt_writer)):
+    for field, pool in (
+        ("serving.judge", serving.judge),
+        ("serving.promptWriter", serving.prompt_writer),
+        ("serving.referee", serving.referee),
+    ):
         if pool is not None and pool.device == "Cuda":
             need(field, pool.tensor_parallel_size * pool.replicas, "lower replicas or tensorParallelSize")
     if problems:
@@ -215,7 +220,7 @@ class _Loop:
                 return Ending("broken", message=f"{type(failed.error).__name__}: {failed.error}")
             run = await self._run()
             await self._keep_index(run)
-            ending = self._ending(run)
+            ending = self._ending(run, at_rest=after > 0)
             if ending is not None:
                 return ending
             await self._draw()
@@ -269,8 +274,9 @@ class _Loop:
             )
         return run
 
-    def _ending(self, run: SelfRewardingRun) -> Ending | None:
-        living = any(not pod.ended for pod in self._cluster.pods())
+    def _ending(self, run: SelfRewardingRun, *, at_rest: bool) -> Ending | None:
+        # A pass that has only written facts has yet to start what follows from them: the report of a held model, for one.
+        living = not at_rest or any(not pod.ended for pod in self._cluster.pods())
         now = datetime.now(UTC)
         if living or not _is_stalled(run):
             self._stalled_since = None
@@ -329,7 +335,7 @@ class _Loop:
         stages = run_results.run_stages(run, spec, datetime.now(UTC))
         document = run_results.run_index(run, spec, stages, self._meter.usage.stages)
         with contextlib.suppress(StoreError):  # the run's own stages tell what is wrong with the store
-            await asyncio.to_thread(run_results.write_index, self._store, run, document)
+            await asyncio.to_thread(write_index, self._store, document)
 
 
 def _needs_a_hand(run: SelfRewardingRun, failures: int) -> bool:

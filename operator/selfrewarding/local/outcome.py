@@ -121,8 +121,10 @@ def _tell_ending(outcome: Outcome, console: "Console", command: str) -> None:
             remedy = {
                 "until": "Go on with",
                 "suspended": "Set spec.suspend to false, then go on with",
-                "held": f'To let it go on, set the annotation {labels.APPROVE}: "{outcome.run.status.iteration}" in '
-                "the file's metadata, then go on with",
+                "held": "To let it go on: "
+                f"srr approve {outcome.run.metadata.name} -n {outcome.run.metadata.namespace or 'default'} "
+                f"--artifacts {outcome.state.artifacts} (or set the annotation {labels.APPROVE}: "
+                f'"{outcome.run.status.iteration}" in the file\'s metadata), then go on with',
             }[ending.how]
             _say(console, f"{remedy}: {command}")
         case "interrupted":

@@ -181,6 +181,8 @@ def launch(
     if environment.HOST in declared:
         # In a cluster a NetworkPolicy says who may ask a server; here only programs of this machine may.
         declared[environment.HOST] = "127.0.0.1"
+    # Pods have an address each, for Prometheus to ask; here they would meet at one port.
+    declared.pop(environment.METRICS_PORT, None)
     env |= declared
     # Again, behind the template's, as the training operator puts them: names of Services and labels that a template asks
     # for are not here, their values are.

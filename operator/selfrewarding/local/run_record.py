@@ -30,6 +30,8 @@ class RunRecord(BaseModel):
     created: datetime
     object: RawObject
     """The custom resource: metadata with uid, generation and resourceVersion, spec as written, status."""
+    approved: int | None = None
+    """The iteration that a person has approved by `srr approve`; an annotation in the file goes before it."""
 
 
 def open_record(state: StateFolder, raw: RawObject, namespace: str, now: datetime) -> RunRecord:
@@ -62,6 +64,9 @@ def open_record(state: StateFolder, raw: RawObject, namespace: str, now: datetim
         identity = {name: value for name, value in old.items() if name not in ("labels", "annotations")}
         identity["generation"] = old["generation"] + 1 if changed else old["generation"]
         identity["resourceVersion"] = str(int(old["resourceVersion"]) + 1)
+        if found.approved is not None:
+            approval = {labels.APPROVE: str(found.approved)}
+            kept["annotations"] = approval | (metadata.get("annotations") or {})
         document = found.object | {"metadata": identity | kept, "spec": raw["spec"]}
         record = found.model_copy(update={"object": document})
     save_record(state, record)

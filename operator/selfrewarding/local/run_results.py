@@ -2,29 +2,28 @@
 
 Status keeps only what the current stages need; the whole of it lies with the artifacts (`result.json` of each stage).
 Must not: print.
-Neighbours: `results_report` makes tables of this, the driver writes the index, `srr models` lists folders.
+Neighbours: `results_report` makes tables of this, `report.index` writes the index, `srr models` lists folders.
 """
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunSpec
-from selfrewarding.contract.artifacts import MODEL, run_prefix, stage_prefix
+from selfrewarding.contract.artifacts import MODEL, stage_prefix
+from selfrewarding.contract.config import RunRef
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.graph import Stage
 from selfrewarding.plan.observed import Observed
 from selfrewarding.plan.view import View
+from selfrewarding.report import index
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import find_result
-
-INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -69,38 +68,28 @@ def model_folder(store: ArtifactStore, model: ModelStatus) -> str | None:
 
 def run_index(
     run: SelfRewardingRun, spec: SelfRewardingRunSpec, stages: list[Stage], usage: Mapping[str, int]
-) -> Any:
-    """The document `runs/<namespace>/<name>/index.json`: from the run to everything that it made."""
-    status = run.status
-    return {
-        "run": {"namespace": run.metadata.namespace, "name": run.metadata.name, "uid": run.metadata.uid},
-        "generation": run.metadata.generation,
-        "pinned": status.pinned.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if status.pinned
-        else None,
-        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "stages": [
-            {
-                "kind": stage.kind.value,
-                "iteration": stage.iteration,
-                "key": stage.key,
-                "done": stage.short in status.results,
-                "parents": {role: parent.key for role, parent in stage.parents.items()},
-                **({"peakMemoryBytes": usage[stage.short]} if stage.short in usage else {}),
-            }
+) -> dict[str, Any]:
+    """The run's index as this machine knows it: also the stages that are still to come, and the memory that was used."""
+    status, metadata = run.status, run.metadata
+    pinned = (
+        status.pinned.model_dump(mode="json", by_alias=True, exclude_none=True) if status.pinned else None
+    )
+    return index.run_index(
+        RunRef(namespace=metadata.namespace or "default", name=metadata.name, uid=metadata.uid or ""),
+        spec=spec,
+        stages=[
+            index.IndexedStage(
+                kind=stage.kind,
+                iteration=stage.iteration,
+                key=stage.key,
+                parents={role: parent.key for role, parent in stage.parents.items()},
+                summary=status.results.get(stage.short),
+                gpus=stage.gpus + sum(holder.gpus for holder in stage.holders.values()),
+                peak_bytes=usage.get(stage.short),
+            )
             for stage in stages
         ],
-        "models": [
-            model.model_dump(mode="json", by_alias=True, exclude_none=True) for model in status.models
-        ],
-        "results": {
-            key: summary.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            for key, summary in status.results.items()
-        },
-    }
-
-
-def write_index(store: ArtifactStore, run: SelfRewardingRun, document: Any) -> None:
-    """Write the index with the artifacts. Raises StoreError."""
-    key = f"{run_prefix(run.metadata.namespace or 'default', run.metadata.name)}/{INDEX}"
-    store.write(key, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+        models=status.models,
+        alarms=status.alarms,
+        about={"generation": metadata.generation, "pinned": pinned},
+    )

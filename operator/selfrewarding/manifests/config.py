@@ -5,6 +5,7 @@ Makes no Kubernetes object. Neighbours: `batch` and `training` mount a StageConf
 
 from typing import Literal, cast
 
+from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.config import (
     Execution,
     ModelRef,
@@ -12,6 +13,7 @@ from selfrewarding.contract.config import (
     ServedModel,
     StageConfig,
     StageRef,
+    Story,
 )
 from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.manifests.context import RunContext
@@ -22,7 +24,7 @@ MAX_NUM_SEQS = {"Cuda": 256, "Cpu": 32}
 """Sequences that a server decodes at once where the pool does not say: said to the server and to its clients alike, so
 that both mean the same. 256 is vLLM's own number for GPUs below 70 GiB; on few cores more than 32 gain nothing."""
 
-Role = Literal["policy", "judge", "writer"]
+Role = Literal["policy", "judge", "writer", "referee"]
 
 
 def stage_config(context: RunContext, stage: Stage) -> StageConfig:
@@ -48,6 +50,46 @@ def stage_config(context: RunContext, stage: Stage) -> StageConfig:
             deadline_seconds=spec.limits.stage_deadline_seconds,
             keep_checkpoints=spec.retention.checkpoints == "Keep",
         ),
+        story=_story(context, stage) if stage.kind is StageKind.REPORT else None,
+    )
+
+
+def _story(context: RunContext, report: Stage) -> Story:
+    """What the report cannot read from the artifacts."""
+    handover = {
+        role: summary.handover_seconds
+        for role, stage in report.parents.items()
+        if (summary := context.results.get(stage.short)) and summary.handover_seconds is not None
+    }
+    return Story(
+        spec=_as_told(context.spec),
+        models=list(context.models),
+        alarms=list(context.alarms),
+        gpus={
+            role: gpus
+            for role, stage in report.parents.items()
+            if (gpus := stage.gpus + sum(holder.gpus for holder in stage.holders.values()))
+        },
+        handover_seconds=handover,
+        tracking=context.spec.tracking,
+    )
+
+
+def _as_told(spec: SelfRewardingRunSpec) -> SelfRewardingRunSpec:
+    """The spec without pod templates: they may hold what only the cluster should know, and make no number."""
+    bare = {"pod_template": None}
+    pools = {
+        "judge": spec.serving.judge,
+        "prompt_writer": spec.serving.prompt_writer,
+        "referee": spec.serving.referee,
+    }
+    own = {name: pool.model_copy(update=bare) if pool else None for name, pool in pools.items()}
+    return spec.model_copy(
+        update={
+            "serving": spec.serving.model_copy(update=bare | own),
+            "training": spec.training.model_copy(update=bare),
+            "sampler": spec.sampler.model_copy(update=bare),
+        }
     )
 
 

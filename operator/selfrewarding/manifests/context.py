@@ -3,11 +3,11 @@
 Holds facts only. Neighbours: every other module here takes a `RunContext`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selfrewarding import __version__
-from selfrewarding.api.run import SelfRewardingRunSpec, StageSummary
+from selfrewarding.api.run import AlarmStatus, ModelStatus, SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import RunRef
 from selfrewarding.contract.stages import StageKind
 
@@ -33,6 +33,10 @@ class RunContext:
     """The effective spec: with the preset filled in."""
     results: Mapping[str, StageSummary] = field(default_factory=dict)
     """Summaries of the finished stages by short key (`status.results`)."""
+    models: Sequence[ModelStatus] = ()
+    """`status.models`, for the report."""
+    alarms: Sequence[AlarmStatus] = ()
+    """`status.alarms`, for the report."""
     contract: int
     """`status.pinned.contract`."""
     images: Images = Images()

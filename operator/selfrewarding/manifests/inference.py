@@ -56,7 +56,12 @@ SERVER_CONFIG_PATH = f"{MODEL_PATH}/vllm-server.yaml"
 PROBE_SECONDS = 5
 ROOM_TO_FETCH = Disk(0, 2 * GIB)
 """Scratch of the init container: it writes the model where the server reads it."""
-POOL_FIELDS = {"policy": "serving", "judge": "serving.judge", "writer": "serving.promptWriter"}
+POOL_FIELDS = {
+    "policy": "serving",
+    "judge": "serving.judge",
+    "writer": "serving.promptWriter",
+    "referee": "serving.referee",
+}
 
 
 def inference_objects(context: RunContext, holder: Holder, iteration: int, attempt: int) -> list[RawObject]:

@@ -25,6 +25,14 @@ TMP_PATH = "/tmp"  # noqa: S108 - a mount of the pod's own, seen by nobody else
 SHM_PATH = "/dev/shm"  # noqa: S108 - likewise
 TERMINATION_PATH = "/dev/termination-log"
 GRACE_SECONDS = 30
+METRICS_PORT = 9400
+"""Where stage programs answer Prometheus. No port of the container: with the host's network it would be claimed on the
+whole node, and a second run's pods would not find a place there."""
+METRICS_ANNOTATIONS = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(METRICS_PORT),
+    "prometheus.io/path": "/metrics",
+}
 
 Env = list[dict[str, Any]]
 
@@ -83,6 +91,11 @@ def program_env(attempt: int) -> Env:
         {"name": environment.POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         *home_env(),
     ]
+
+
+def metrics_env() -> Env:
+    """Lets a stage program answer Prometheus where METRICS_ANNOTATIONS say."""
+    return variables({environment.METRICS_PORT: str(METRICS_PORT)})
 
 
 def home_env() -> Env:
@@ -167,6 +180,7 @@ def pod_template(
     context: RunContext,
     *,
     labels: Mapping[str, str],
+    annotations: Mapping[str, str] | None = None,
     containers: Sequence[dict[str, Any]],
     init_containers: Sequence[dict[str, Any]] = (),
     mounts: Sequence[Mount],
@@ -206,4 +220,5 @@ def pod_template(
         spec["tolerations"] = [
             one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in scheduling.tolerations
         ]
-    return {"metadata": {"labels": dict(labels)}, "spec": spec}
+    own = {"labels": dict(labels)} | ({"annotations": dict(annotations)} if annotations else {})
+    return {"metadata": own, "spec": spec}

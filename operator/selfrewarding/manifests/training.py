@@ -17,6 +17,7 @@ from selfrewarding.manifests.names import stage_name
 from selfrewarding.manifests.objects import config_map, last_deadline, metadata, stage_labels
 from selfrewarding.manifests.overrides import with_users_template
 from selfrewarding.manifests.pod import (
+    METRICS_ANNOTATIONS,
     SCRATCH_PATH,
     Env,
     Mount,
@@ -25,6 +26,7 @@ from selfrewarding.manifests.pod import (
     disk_mount,
     disk_request,
     memory_mount,
+    metrics_env,
     offline_env,
     pod_template,
     program_env,
@@ -89,6 +91,7 @@ def _template(context: RunContext, stage: Stage, attempt: int) -> dict[str, obje
     template = pod_template(
         context,
         labels=stage_labels(context, stage, attempt),
+        annotations=METRICS_ANNOTATIONS,
         containers=[
             container(
                 name=CONTAINER,
@@ -130,4 +133,11 @@ def _env(context: RunContext, stage: Stage, attempt: int, store: StoreAccess) ->
         cores = int(parse_quantity(spec.resources.cpu))
         values["OMP_NUM_THREADS"] = str(max(1, cores // spec.gpus_per_node))
     rank = {"name": environment.NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": RANK}}}
-    return [*program_env(attempt), *store.env, *offline_env(not from_hub), *variables(values), rank]
+    return [
+        *program_env(attempt),
+        *metrics_env(),
+        *store.env,
+        *offline_env(not from_hub),
+        *variables(values),
+        rank,
+    ]

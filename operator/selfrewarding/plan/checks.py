@@ -63,11 +63,36 @@ def suspended(view: View) -> Verdict | None:
     )  # fmt: skip
 
 
-def finished(view: View) -> Verdict | None:
-    """Every stage is done, or a gate has ended the run."""
-    pending = view.pending
-    if not view.prepared or view.unresolved or pending.stage is not None or pending.held is not None:
+def reporting(view: View) -> Verdict | None:
+    """Nothing is left but the report."""
+    if not _is_over(view) or view.report is None:
         return None
+    return Verdict(
+        mode=Mode.HOLD, reason="Reporting", look_again=_PROGRESS_EVERY,
+        message="Every stage is done; the report is being written.", waiting_for="the report",
+    )  # fmt: skip
+
+
+def _is_over(view: View) -> bool:
+    """Whether nothing is left to compute: every stage is done, or a gate or an alarm has ended the run."""
+    return view.is_certain and view.pending.stage is None and view.pending.held is None
+
+
+def finished(view: View) -> Verdict | None:
+    """Every stage is done and told of; or a gate or an alarm has ended the run, or its judge is no good."""
+    pending = view.pending
+    if not _is_over(view) or view.report is not None:
+        return None
+    if pending.uncalibrated is not None:
+        return Verdict(
+            mode=Mode.CLEAR, state=State.FAILED, reason="JudgeNotCalibrated", message=pending.uncalibrated
+        )
+    if pending.alarm is not None:
+        return Verdict(
+            mode=Mode.CLEAR, state=State.SUCCEEDED, reason="StoppedByAlarm",
+            message=f"The alarm {pending.alarm.name} ended the run in iteration {pending.alarm.iteration}: "
+            f"{pending.alarm.message}",
+        )  # fmt: skip
     if pending.stopped is not None:
         return Verdict(
             mode=Mode.CLEAR, state=State.SUCCEEDED, reason="StoppedByGate",
@@ -273,6 +298,7 @@ def progressing(view: View) -> Verdict:
 CHECKS: tuple[Check, ...] = (
     finished,  # what is done stays done: there is nothing to suspend
     suspended,  # a person's wish goes before all else
+    reporting,  # every stage is done: no limit of theirs counts any more
     given_up,  # nothing goes on before a person has changed something …
     over_gpu_budget,
     held_by_gate,  # … or has said that it may

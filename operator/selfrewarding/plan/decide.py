@@ -14,7 +14,6 @@ from selfrewarding.plan.facts import gather_facts, open_attempts
 from selfrewarding.plan.observed import Observed
 from selfrewarding.plan.report import events, report
 from selfrewarding.plan.starts import actions
-from selfrewarding.plan.verdict import Mode
 
 LONGEST = 300.0
 """Seconds until the next pass at the latest: a watch may have gone deaf."""
@@ -31,8 +30,7 @@ def decide(run: SelfRewardingRun, spec: SelfRewardingRunSpec, observed: Observed
     # 2. Facts: results, failures, gates; then the first check that has something to say.
     view = gather_facts(run, spec, observed, now)
     verdict = first_verdict(view)
-    if verdict.mode is Mode.GO:
-        view = open_attempts(view)
+    view = open_attempts(view, verdict.mode)
     status = report(view, verdict)
 
     # 3. New facts become durable before anything follows from them (survival rule 1).

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfrewarding.api.algorithm import LoraSpec, OptimisationSpec
+from selfrewarding.api.evaluation import HELD_OUT_SET, AnswersSpec, EvaluationSpec
 from selfrewarding.api.execution import TrainingSpec
 from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
+    CompareParameters,
     EvaluateParameters,
     GeneratePromptsParameters,
     PreferenceOptimizeParameters,
@@ -104,7 +106,14 @@ def generated_tokens(stage: Stage, counts: Mapping[str, int]) -> int:
         case BuildEvaluationsParameters(evaluations=evaluations, judge=judge):
             return _answers(counts, "ranked") * evaluations.samples * judge.max_tokens
         case EvaluateParameters(judge=judge, evaluation=evaluation):
-            return _answers(counts, "heldOut") * (evaluation.samples or judge.samples) * judge.max_tokens
+            judged = _answers(counts, "heldOut") * (evaluation.samples or judge.samples) * judge.max_tokens
+            return (
+                judged
+                + _evaluation_prompts(evaluation, counts) * (evaluation.answers or AnswersSpec()).max_tokens
+            )
+        case CompareParameters(head_to_head=compared):
+            opponents = len(stage.parents.keys() & {"previous", "initial", "baseline"})
+            return 2 * opponents * compared.prompts * compared.max_tokens  # both orders
         case _:
             return 0
 
@@ -200,10 +209,18 @@ def misfits(
                 _add(found, f"{name} needs about {{}} of host memory in each pod, and a node has {{}}: {remedy}",
                      one.training.host, host_memory)  # fmt: skip
         for role, memory in one.serving.items():
-            field = {"policy": "serving", "judge": "serving.judge", "writer": "serving.promptWriter"}[role]
+            field = _POOL_FIELDS[role]
             _add(found, f"The server ({role}) of {name} needs about {{}} on each GPU, which has {{}}: raise "
                  f"{field}.tensorParallelSize, or lower {field}.maxModelLen", memory.per_gpu, gpu_memory)  # fmt: skip
     return list(found)
+
+
+_POOL_FIELDS = {
+    "policy": "serving",
+    "judge": "serving.judge",
+    "writer": "serving.promptWriter",
+    "referee": "serving.referee",
+}
 
 
 def readable(size: float) -> str:
@@ -284,6 +301,13 @@ def _prompts(stage: Stage) -> int:
     """New prompts of the round that a Rollout reads."""
     parameters = stage.parents["prompts"].parameters
     return parameters.prompt_generation.count if isinstance(parameters, GeneratePromptsParameters) else 0
+
+
+def _evaluation_prompts(evaluation: EvaluationSpec, counts: Mapping[str, int]) -> int:
+    """Prompts that each model answers once: the sets' own, and those of the held-out rows where they are compared on."""
+    compared = evaluation.head_to_head
+    held_out = compared.prompts if compared is not None and compared.set == HELD_OUT_SET else 0
+    return counts.get("evaluationTurns", 0) + min(held_out, counts.get("heldOut", held_out))
 
 
 def _answers(counts: Mapping[str, int], name: str) -> int:

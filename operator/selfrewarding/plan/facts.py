@@ -18,6 +18,7 @@ from selfrewarding.api.run import (
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.plan.alarms import record_alarms
 from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.models import record_models
 from selfrewarding.plan.observed import Child, Observed, Phase, Pod
@@ -33,11 +34,12 @@ from selfrewarding.plan.retries import (
     started_again,
 )
 from selfrewarding.plan.times import moment_of, stamp
+from selfrewarding.plan.verdict import Mode
 from selfrewarding.plan.view import JOB_KINDS, View, holds_accelerators, unit_of
 from selfrewarding.plan.waiting import CANNOT_START, why_not_started
 
-_LASTING_COUNTS = frozenset({"outputTokens"})
-"""Counts that a summary keeps when its iteration is over: budgets add them up."""
+_LASTING_COUNTS = frozenset({"outputTokens", "pairs"})
+"""Counts that a summary keeps when its iteration is over: budgets add tokens up, calibration asks for pairs."""
 
 
 def gather_facts(
@@ -52,6 +54,7 @@ def gather_facts(
         view = _record_failures(view)
     view = _heed_edit(view)
     view = record_models(view)
+    view = record_alarms(view)
     view = _forget_the_past(view)
     view = _ask_again_after_rival(view)
     if not spec.suspend:
@@ -59,13 +62,13 @@ def gather_facts(
     return view
 
 
-def open_attempts(view: View) -> View:
-    """The view with an entry for the stage that starts now and for the serving pools that it asks."""
-    stage = view.step
-    if stage is None:
-        return view
+def open_attempts(view: View, mode: Mode) -> View:
+    """The view with entries for the stage that starts now, for the serving pools that it asks, and for the report."""
+    stage = view.step if mode is Mode.GO else None
+    units = [] if stage is None else [stage.short, *(holder.name for holder in stage.holders.values())]
+    units += [] if view.report is None or mode is Mode.CLEAR else [view.report.short]
     attempts = dict(view.status.attempts)
-    for unit in (stage.short, *(holder.name for holder in stage.holders.values())):
+    for unit in units:
         if unit not in attempts:
             attempts[unit] = StageAttempts(attempt=_unused_attempt(view, unit), started=stamp(view.now))
     return view if attempts == view.status.attempts else view.having(attempts=attempts)
@@ -136,7 +139,7 @@ def _record_results(view: View) -> View:
     """Summaries from the termination messages of successful pods of attempts that are open."""
     results, resolved = dict(view.status.results), list(view.status.resolved)
     attempts = dict(view.status.attempts)
-    wanted = {stage.short for stage in view.graph.stages} | {view.prepare.short}
+    wanted = {stage.short for stage in (*view.graph.stages, *view.living)} | {view.prepare.short}
     resolve = view.step if view.step is not None and view.step.kind is StageKind.RESOLVE else None
     for pod in _successful(view.observed.pods):
         entry = attempts.get(pod.key)
@@ -174,7 +177,7 @@ def _successful(pods: Iterable[Pod]) -> Iterable[Pod]:
 
 def _record_failures(view: View) -> View:
     """Failed attempts of the stages and serving pools under way."""
-    for stage in view.active:
+    for stage in view.living:
         view = _record_stage_failure(view, stage)
     for holder in view.wanted_holders.values():
         entry, deployment = view.entry(holder.name), view.deployment_of(holder)
@@ -213,6 +216,8 @@ def _record_stage_failure(view: View, stage: Stage) -> View:
         return _drop_results(_after(view, stage.short, entry, failure, done=done), [stage.short])
     failure = classify(pods, multi_pod=_pod_count(view, stage) > 1, said=job.message)
     view = _after(view, stage.short, entry, failure, done=done)
+    if stage.kind is StageKind.REPORT:
+        return view  # nothing is computed again, or asked for, for the sake of a page
     if failure.kind is FailureClass.PARENT_MISSING:
         parents = [parent.short for parent in stage.parents.values()]
         known = failure.parent is not None and view.graph.find(short(failure.parent)) is not None
@@ -274,7 +279,7 @@ def _record_gang_timeout(view: View) -> View:
 
     Likewise where pods that hold GPUs cannot start on theirs, or were never made beside others that wait for them.
     """
-    for stage in view.active:
+    for stage in view.living:
         units = [stage.short, *(holder.name for holder in stage.holders.values())]
         message = _late(view, stage, units)
         if message is None:
@@ -352,7 +357,9 @@ def _forget_the_past(view: View) -> View:
     if not view.prepared:
         return view
     current = {stage.short: stage for stage in view.graph.stages}
-    at = view.pending.stage.iteration if view.pending.stage else len(view.graph.iterations)
+    if view.reported is not None:
+        current[view.reported.short] = view.reported
+    at = view.pending.iteration or len(view.graph.iterations)
     results = {
         key: _as_short_as_needed(summary, over=0 < current[key].iteration < at)
         for key, summary in view.status.results.items()

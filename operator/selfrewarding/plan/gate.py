@@ -7,7 +7,8 @@ Neighbours: `models` calls it once a model is measured and keeps what it decided
 from dataclasses import dataclass
 from typing import Literal
 
-from selfrewarding.api.algorithm import GateRule, GateSpec
+from selfrewarding.api.evaluation import GateRule, GateSpec
+from selfrewarding.api.measured import ROUND_METRICS
 from selfrewarding.api.run import Metrics
 
 Outcome = Literal["Promoted", "Held", "Stopped", "RolledBack"]
@@ -36,6 +37,8 @@ class Measured:
     """Roll-backs in earlier iterations."""
     approved: bool
     """A person has approved this iteration."""
+    base: str | None = None
+    """Name of the model that this one was made from, if the run made it."""
 
 
 def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
@@ -43,6 +46,8 @@ def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
     if measured.approved:
         return GateDecision(outcome="Promoted", message="Approved by a person.")
     for rule in gate.rules:
+        if measured.iteration == 1 and rule.metric in ROUND_METRICS:
+            continue  # M1 comes before the first round: there is nothing to check yet
         why = broken(rule, measured)
         if why is not None:
             return why if isinstance(why, GateDecision) else _carry_out(rule, why, gate, measured)
@@ -88,13 +93,13 @@ def _carry_out(rule: GateRule, why: str, gate: GateSpec, measured: Measured) -> 
     ending = {
         "Hold": f". Change the spec, or {_how_to_approve(measured)}",
         "Stop": ". The run ends with the models so far.",
-        "RollBack": ". The next iteration goes on from the model before it.",
+        "RollBack": f". The next iteration goes on from {measured.base or 'the model before it'} again.",
     }[rule.action]
     return GateDecision(outcome=_OUTCOMES[rule.action], message=f"{why}{ending}")
 
 
 def _how_to_approve(measured: Measured) -> str:
-    return f'set the annotation selfrewarding.dev/approve to "{measured.iteration}" to go on.'
+    return f'set the annotation selfrewarding.dev/approve to "{measured.iteration}" (`srr approve`) to go on.'
 
 
 def _metric(metrics: Metrics, name: str) -> float | None:

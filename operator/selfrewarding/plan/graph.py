@@ -9,16 +9,19 @@ it.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from selfrewarding.api.algorithm import DpoSpec
+from selfrewarding.api.algorithm import DpoSpec, EndpointSpec, JudgeSpec
+from selfrewarding.api.evaluation import EvaluationSpec, HeadToHeadSpec
 from selfrewarding.api.run import SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
     BuildPreferencesParameters,
+    CompareParameters,
     EvaluateParameters,
     GeneratePromptsParameters,
     Parameters,
     PreferenceOptimizeParameters,
     PrepareParameters,
+    ReportParameters,
     ResolveParameters,
     RolloutParameters,
     SftParameters,
@@ -29,7 +32,7 @@ from selfrewarding.plan import lengths
 from selfrewarding.plan.stage import Graph, Holder, Iteration, Model, Stage
 
 __all__ = ["GateOutcome", "Graph", "Holder", "Iteration", "Model", "Stage", "build_graph", "fixed_model", "model_name",
-           "outline", "resolve_stage"]  # fmt: skip
+           "outline", "report_stage", "resolve_stage"]  # fmt: skip
 
 GateOutcome = Literal["Promoted", "RolledBack"]
 """What a gate decided for good; a gate that holds or stops decides again when the spec changes."""
@@ -88,20 +91,63 @@ def resolve_stage(stages: Sequence[Stage], *, spec: SelfRewardingRunSpec, contra
     return Stage(kind=StageKind.RESOLVE, iteration=0, key=key, parameters=parameters)
 
 
+def report_stage(
+    graph: Graph,
+    finished: Sequence[Stage],
+    *,
+    run_uid: str,
+    decided: str,
+    spec: SelfRewardingRunSpec,
+    contract: int,
+) -> Stage:
+    """The Report of a run whose stages `finished` are done. It computes nothing that others read: it is in no graph.
+
+    Its roles are `<kind>-<iteration>`; the baseline's Evaluate, the only second one of an iteration, is `Evaluate-0`.
+    """
+    parameters = ReportParameters(run_uid=run_uid, decided=decided)
+    parents = {f"{stage.kind}-{_iteration_in_report(stage)}": stage for stage in finished}
+    key = stage_key(
+        kind=StageKind.REPORT,
+        iteration=finished[-1].iteration,
+        contract=contract,
+        seed=spec.seed,
+        parameters=parameters,
+        data={},
+        parents={role: stage.key for role, stage in parents.items()},
+        roll_backs=0,
+    )
+    return Stage(
+        kind=StageKind.REPORT,
+        iteration=finished[-1].iteration,
+        key=key,
+        parameters=parameters,
+        parents={"prepare": graph.prepare, **parents},
+    )
+
+
+def _iteration_in_report(stage: Stage) -> int:
+    measured = stage.parents.get("model")
+    of_baseline = measured is not None and measured.kind is StageKind.TRAIN_BASELINE
+    return 0 if stage.kind is StageKind.EVALUATE and of_baseline else stage.iteration
+
+
 def fixed_model(name: str, uri: str) -> Model:
     """A model that the run does not make."""
     return Model(name=name, key=digest({"uri": uri}), uri=uri)
 
 
 def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -> Stage:
+    compared = spec.evaluation.head_to_head
     parameters = PrepareParameters(
         model=spec.model,
         seed_data=spec.seed_data,
         sft=spec.sft,
         prompt_generation=spec.prompt_generation,
         responses=spec.responses,
-        judge=spec.judge,
+        judge=_as_asked(spec.judge),
         dpo=spec.dpo,
+        prompt_sets=spec.evaluation.prompts,
+        referee_uri=compared.judge.model_uri if compared is not None else None,
         max_model_len=spec.serving.max_model_len,
         run_uid=run_uid,
     )
@@ -119,15 +165,48 @@ def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -
 
 
 def _as_in_keys(parameters: Parameters) -> Parameters:
-    """Parameters as keys see them: how an external prompt writer is reached does not change what it writes."""
-    if not isinstance(parameters, PrepareParameters | GeneratePromptsParameters):
-        return parameters
-    prompts = parameters.prompt_generation
-    if prompts.writer.endpoint is None:
-        return parameters
-    endpoint = prompts.writer.endpoint.model_copy(update={"api_key_secret_name": None, "max_concurrency": 0})
-    writer = prompts.writer.model_copy(update={"endpoint": endpoint})
-    return parameters.model_copy(update={"prompt_generation": prompts.model_copy(update={"writer": writer})})
+    """Parameters as keys see them: how an external endpoint is reached does not change what it says."""
+    match parameters:
+        case (
+            PrepareParameters(prompt_generation=prompts)
+            | GeneratePromptsParameters(prompt_generation=prompts)
+        ):
+            if prompts.writer.endpoint is None:
+                return parameters
+            writer = prompts.writer.model_copy(update={"endpoint": _as_addressed(prompts.writer.endpoint)})
+            return parameters.model_copy(
+                update={"prompt_generation": prompts.model_copy(update={"writer": writer})}
+            )
+        case CompareParameters(head_to_head=compared) if compared.judge.endpoint is not None:
+            judge = compared.judge.model_copy(update={"endpoint": _as_addressed(compared.judge.endpoint)})
+            return parameters.model_copy(
+                update={"head_to_head": compared.model_copy(update={"judge": judge})}
+            )
+        case _:
+            return parameters
+
+
+def _as_addressed(endpoint: EndpointSpec) -> EndpointSpec:
+    return endpoint.model_copy(update={"api_key_secret_name": None, "max_concurrency": 0})
+
+
+def _as_asked(judge: JudgeSpec) -> JudgeSpec:
+    """The judge as stages ask it: what it must reach decides nothing about its judgements."""
+    return judge.model_copy(update={"calibration": None})
+
+
+def _as_compared(compared: HeadToHeadSpec) -> HeadToHeadSpec:
+    """How answers are compared; with whose is said by Compare's parents."""
+    return compared.model_copy(update={"against": HeadToHeadSpec().against})
+
+
+def _as_answered(evaluation: EvaluationSpec) -> EvaluationSpec:
+    """What Evaluate reads: who compares the answers, and against whom, is Compare's."""
+    compared = evaluation.head_to_head
+    if compared is None:
+        return evaluation
+    asked = HeadToHeadSpec(set=compared.set, prompts=compared.prompts)
+    return evaluation.model_copy(update={"head_to_head": asked})
 
 
 class _Builder:
@@ -148,6 +227,8 @@ class _Builder:
         self._contract = contract
         self._gates = gates
         self._roll_backs = 0
+        self._baseline: Stage | None = None
+        self._evaluates: dict[str, Stage] = {}
 
     def graph(self) -> Graph:
         """All iterations."""
@@ -162,7 +243,7 @@ class _Builder:
             else:
                 stages = self._later_iteration(number, base, initial)
                 trained, before = stages[-1], base
-            measured = [self._evaluate(number, trained)] if self._data.get("heldOut") else []
+            measured = self._measure(number, trained, before, initial)
             iterations.append(
                 Iteration(number=number, stages=(*stages, *measured), trained=trained, base=before)
             )
@@ -179,7 +260,7 @@ class _Builder:
         if self._spec.judge.model_uri is not None:
             evaluations = self._build_evaluations(None)
             return [evaluations, self._fine_tune(evaluations)]
-        baseline = self._stage(
+        baseline = self._baseline = self._stage(
             StageKind.TRAIN_BASELINE,
             1,
             SftParameters(
@@ -190,7 +271,12 @@ class _Builder:
             gpus=self._training_gpus(),
         )
         evaluations = self._build_evaluations(baseline)
-        return [baseline, evaluations, self._fine_tune(evaluations)]
+        compared = self._spec.evaluation.head_to_head
+        measured = []
+        if compared is not None and "Baseline" in compared.against and self._has_prompts:
+            # While its server is up: the next stage trains on.
+            measured = [self._evaluate(1, baseline)]
+        return [baseline, evaluations, *measured, self._fine_tune(evaluations)]
 
     def _later_iteration(self, number: int, base: Stage, initial: Stage) -> list[Stage]:
         """M_t: prompts, answers, judgements and pairs by M_(t-1), then DPO from it."""
@@ -198,7 +284,7 @@ class _Builder:
         rollout = self._stage(
             StageKind.ROLLOUT,
             number,
-            RolloutParameters(responses=self._spec.responses, judge=self._spec.judge),
+            RolloutParameters(responses=self._spec.responses, judge=_as_asked(self._spec.judge)),
             parents={"model": base, "prompts": prompts},
             holders={"policy": self._policy(base)} | self._judge_holder(),
             shards=self._spec.sampler.parallelism,
@@ -222,7 +308,7 @@ class _Builder:
         return self._stage(
             StageKind.BUILD_EVALUATIONS,
             1,
-            BuildEvaluationsParameters(evaluations=self._spec.evaluations, judge=self._spec.judge),
+            BuildEvaluationsParameters(evaluations=self._spec.evaluations, judge=_as_asked(self._spec.judge)),
             data=("ranked",),
             parents=parents,
             holders=policy or self._judge_holder(),
@@ -296,14 +382,80 @@ class _Builder:
             gpus=self._training_gpus(),
         )
 
+    @property
+    def _has_prompts(self) -> bool:
+        """Whether there is anything that a model could be measured on."""
+        return bool(self._data.get("heldOut") or self._spec.evaluation.prompts)
+
+    def _measure(self, number: int, trained: Stage, before: Stage | None, initial: Stage) -> list[Stage]:
+        if not self._has_prompts:
+            return []
+        evaluate = self._evaluate(number, trained)
+        return [evaluate, *self._compare(number, trained, before, initial, evaluate)]
+
     def _evaluate(self, number: int, trained: Stage) -> Stage:
-        return self._stage(
+        """The judge's metrics, and answers to the evaluation prompts; a dedicated judge answers nothing itself."""
+        evaluation = self._spec.evaluation
+        answers = bool(evaluation.prompts or evaluation.head_to_head)
+        judge = self._judge_holder() if self._data.get("heldOut") else {}
+        policy = {"policy": self._policy(trained)} if answers or not judge else {}
+        self._evaluates[trained.key] = self._stage(
             StageKind.EVALUATE,
             number,
-            EvaluateParameters(judge=self._spec.judge, evaluation=self._spec.evaluation),
-            data=("heldOut",),
+            EvaluateParameters(judge=_as_asked(self._spec.judge), evaluation=_as_answered(evaluation)),
+            data=("heldOut", *(["evaluationPrompts"] if evaluation.prompts else [])),
             parents={"model": trained},
-            holders=self._judge_holder() or {"policy": self._policy(trained)},
+            holders=judge | policy,
+        )
+        return self._evaluates[trained.key]
+
+    def _compare(
+        self, number: int, trained: Stage, before: Stage | None, initial: Stage, evaluate: Stage
+    ) -> list[Stage]:
+        """The model against earlier ones, each of them once."""
+        compared = self._spec.evaluation.head_to_head
+        if compared is None:
+            return []
+        opponents = {"Previous": before, "M1": initial, "Baseline": self._baseline}
+        roles = {"Previous": "previous", "M1": "initial", "Baseline": "baseline"}
+        parents: dict[str, Stage] = {}
+        for name, role in roles.items():
+            opponent = opponents[name]
+            if name not in compared.against or opponent is None or opponent is trained:
+                continue
+            answers = self._evaluates[opponent.key]
+            if answers not in parents.values():
+                parents[role] = answers
+        if not parents:
+            return []
+        judge = compared.judge
+        holders: dict[str, Holder] = {}
+        if judge.model_uri is not None:
+            holders["referee"] = self._referee(judge.model_uri)
+        elif judge.endpoint is None:
+            holders["policy"] = self._policy(trained)
+        return [
+            self._stage(
+                StageKind.COMPARE,
+                number,
+                CompareParameters(
+                    head_to_head=_as_compared(compared), bootstrap=self._spec.evaluation.bootstrap
+                ),
+                parents={"answers": evaluate, **parents},
+                holders=holders,
+            )
+        ]
+
+    def _referee(self, uri: str) -> Holder:
+        """The fixed judge of comparisons: the dedicated judge's own pool where it is the same model."""
+        if uri == self._spec.judge.model_uri:
+            return self._judge_holder()["judge"]
+        pool = self._spec.serving.referee or self._spec.serving
+        return Holder(
+            pool="referee",
+            model=fixed_model("Referee", uri),
+            spec=pool,
+            max_model_len=lengths.referee(self._spec, pool),
         )
 
     def _stage(

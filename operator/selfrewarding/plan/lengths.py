@@ -7,6 +7,7 @@ Words and characters are turned into tokens generously: 2 tokens a word is enoug
 Korean and code with most tokenizers; 3 characters a token for a judge's own template.
 """
 
+from selfrewarding.api.evaluation import AnswersSpec
 from selfrewarding.api.execution import ServingPoolSpec
 from selfrewarding.api.run import SelfRewardingRunSpec
 
@@ -28,6 +29,11 @@ def policy(spec: SelfRewardingRunSpec, max_positions: int | None) -> int:
     Never above `max_positions`, the model's own limit, where Prepare has told it.
     """
     needs = [_answering(spec)]
+    compared = spec.evaluation.head_to_head
+    if compared is not None or spec.evaluation.prompts:
+        needs.append(_long_prompt(spec) + CHAT_TEMPLATE + _evaluated(spec))
+    if compared is not None and compared.judge.model_uri is None and compared.judge.endpoint is None:
+        needs.append(_comparing(spec))
     if spec.judge.model_uri is None:
         needs.append(_judging(spec))
     writer = spec.prompt_generation.writer
@@ -38,13 +44,37 @@ def policy(spec: SelfRewardingRunSpec, max_positions: int | None) -> int:
 
 
 def judge(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
-    """Length for the pool of a dedicated judge."""
-    return pool.max_model_len or _rounded(_judging(spec))
+    """Length for the pool of a dedicated judge; where it compares answers too, long enough for that."""
+    compared = spec.evaluation.head_to_head
+    compares = compared is not None and compared.judge.model_uri == spec.judge.model_uri
+    return pool.max_model_len or _rounded(max(_judging(spec), _comparing(spec) if compares else 0))
 
 
 def writer(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
     """Length for the pool of a fixed prompt writer."""
     return pool.max_model_len or _rounded(_writing(spec))
+
+
+def referee(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
+    """Length for the pool of a fixed judge of comparisons, which may be the dedicated judge's."""
+    return pool.max_model_len or _rounded(_comparing(spec))
+
+
+def _evaluated(spec: SelfRewardingRunSpec) -> int:
+    """An answer to an evaluation prompt at its longest."""
+    return (spec.evaluation.answers or AnswersSpec()).max_tokens
+
+
+def _long_prompt(spec: SelfRewardingRunSpec) -> int:
+    """An evaluation prompt: people's are longer than those that models write, at most half of a training row."""
+    return max(_prompt(spec), spec.sft.max_length // 2)
+
+
+def _comparing(spec: SelfRewardingRunSpec) -> int:
+    """Template, prompt, two answers and the judgement."""
+    compared = spec.evaluation.head_to_head
+    judgement = compared.max_tokens if compared is not None else 0
+    return BUILT_IN_JUDGE_TEMPLATE + CHAT_TEMPLATE + _long_prompt(spec) + 2 * _evaluated(spec) + judgement
 
 
 def _prompt(spec: SelfRewardingRunSpec) -> int:

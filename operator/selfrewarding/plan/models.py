@@ -9,6 +9,7 @@ from selfrewarding.api.run import Metrics, ModelStatus
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.gate import Measured, pass_gate
 from selfrewarding.plan.graph import Iteration, Stage, model_name
+from selfrewarding.plan.stage import measures_another
 from selfrewarding.plan.view import View
 
 _METRICS = {field.alias or name for name, field in Metrics.model_fields.items()}
@@ -22,7 +23,7 @@ def record_models(view: View) -> View:
     if not view.graph.iterations:
         return view  # Prepare has yet to tell the keys: what is known stays
     models = [
-        _status_of(view, stage, (stage,))
+        _status_of(view, stage, (stage, *(one for one in view.graph.stages if _measures(one, stage))))
         for stage in view.graph.stages
         if stage.kind is StageKind.TRAIN_BASELINE and view.is_done(stage)
     ]
@@ -32,7 +33,8 @@ def record_models(view: View) -> View:
         if not view.is_done(iteration.trained):
             at_gate = False  # made again because the store lost it; later models wait for their turn
             continue
-        model = _status_of(view, iteration.trained, iteration.stages)
+        own = tuple(stage for stage in iteration.stages if not measures_another(stage, iteration))
+        model = _status_of(view, iteration.trained, own)
         measured = all(view.is_done(stage) for stage in iteration.stages)
         if at_gate and measured and model.gate not in ("Promoted", "RolledBack"):
             model = _through_gate(view, iteration, model, models, roll_backs)
@@ -42,6 +44,10 @@ def record_models(view: View) -> View:
         # Written at once: where the next iteration starts from depends on it.
         view = view.having(models=models + _later(view, models))
     return view.having(models=models)
+
+
+def _measures(stage: Stage, trained: Stage) -> bool:
+    return stage.kind is StageKind.EVALUATE and stage.parents.get("model") == trained
 
 
 def _later(view: View, models: list[ModelStatus]) -> list[ModelStatus]:
@@ -85,6 +91,7 @@ def _through_gate(
             metrics=model.metrics,
             previous=previous,
             roll_backs=roll_backs,
+            base=model_name(iteration.base) if iteration.base else None,
             approved=view.run.metadata.annotations.get(labels.APPROVE) == str(iteration.number),
         ),
     )

@@ -65,7 +65,7 @@ def report(view: View, verdict: Verdict) -> SelfRewardingRunStatus:
 
 def events(view: View, verdict: Verdict) -> tuple[Event, ...]:
     """What people should hear of this pass. All of it follows from a change of status, so each is told once."""
-    found = [*_ended(view), *_failed(view), *_gates(view), *_started(view)]
+    found = [*_ended(view), *_failed(view), *_alarms(view), *_gates(view), *_started(view)]
     ready = get_condition(view.run.status.conditions, ConditionType.READY)
     if (ready.reason if ready else None) != verdict.reason and verdict.state is not State.PROGRESSING:
         bad = verdict.state in (State.STALLED, State.FAILED)
@@ -169,7 +169,7 @@ _QUIET: dict[ConditionType, dict[Truth, str]] = {
 
 
 def _ended(view: View) -> Iterable[Event]:
-    for stage in view.graph.stages:
+    for stage in _all_stages(view):
         if (
             view.is_done(stage)
             and stage.short in view.run.status.attempts
@@ -178,11 +178,16 @@ def _ended(view: View) -> Iterable[Event]:
             yield Event(type="Normal", reason="StageDone", message=f"{title(stage)} is done.")
 
 
+def _all_stages(view: View) -> tuple[Stage, ...]:
+    """The stages of the run, and the report beside them."""
+    return (*view.graph.stages, *([] if view.reported is None else [view.reported]))
+
+
 def _started(view: View) -> Iterable[Event]:
     """Entries that this pass opened; an attempt after a failure is told by that failure."""
-    servers = {name: holder for stage in view.active for name, holder in _named(stage)}
+    servers = {name: holder for stage in view.living for name, holder in _named(stage)}
     for unit in sorted(view.status.attempts.keys() - view.run.status.attempts.keys()):
-        stage = next((one for one in view.active if one.short == unit), None)
+        stage = next((one for one in view.living if one.short == unit), None)
         if stage is not None:
             yield Event(type="Normal", reason="StageStarted", message=f"{title(stage)} starts.")
         elif unit in servers:
@@ -199,16 +204,26 @@ def _failed(view: View) -> Iterable[Event]:
         before = view.run.status.attempts.get(unit)
         if before is None or before.attempt == entry.attempt or entry.last_failure is None:
             continue
-        stage = next((one for one in (*view.active, *view.graph.stages) if one.short == unit), None)
+        stage = next((one for one in (*view.active, *_all_stages(view)) if one.short == unit), None)
         name = title(stage) if stage is not None else f"Server {unit}"
         harmless = entry.failure in (FailureClass.INFRASTRUCTURE, FailureClass.PEER_LOST)
         # A store may be away for hours: without the number the same event is counted, not posted again.
         which = "" if entry.failure in _TRIED_FOR_HOURS else f", attempt {before.attempt}"
+        given_up = stage is not None and stage == view.reported and view.report is None
+        ending = " It is given up: `srr report` makes the page." if given_up else ""
         yield Event(
             type="Normal" if harmless else "Warning",
             reason="AttemptFailed",
-            message=_cut(f"{name}{which}: {entry.last_failure}"),
+            message=_cut(f"{name}{which}: {entry.last_failure}") + ending,
         )
+
+
+def _alarms(view: View) -> Iterable[Event]:
+    told = {(alarm.name, alarm.iteration, alarm.action) for alarm in view.run.status.alarms}
+    for alarm in view.status.alarms:
+        if (alarm.name, alarm.iteration, alarm.action) not in told:
+            message = f"The alarm {alarm.name} sounds in iteration {alarm.iteration}: {alarm.message}"
+            yield Event(type="Warning", reason="Alarm", message=_cut(message))
 
 
 def _gates(view: View) -> Iterable[Event]:

@@ -113,3 +113,8 @@ class Graph:
     def find(self, short_key: str) -> Stage | None:
         """The stage with this short key."""
         return next((stage for stage in self.stages if stage.short == short_key), None)
+
+
+def measures_another(stage: Stage, iteration: Iteration) -> bool:
+    """Whether a stage measures a model that the iteration does not hand on: the baseline, to be compared with."""
+    return stage.kind is StageKind.EVALUATE and stage.parents.get("model") != iteration.trained

@@ -19,6 +19,8 @@ def actions(view: View, verdict: Verdict) -> tuple[Action, ...]:
     found += _scalings(view, verdict)
     if verdict.mode is Mode.GO:
         found += _starts(view)
+    if verdict.mode is not Mode.CLEAR:
+        found += _report_start(view)
     return tuple(found)
 
 
@@ -37,7 +39,7 @@ def _is_needed(view: View, child: Child) -> bool:
     known = (
         unit in view.wanted_holders
         if child.holder is not None
-        else any(unit == one.short for one in view.active)
+        else any(unit == one.short for one in view.living)
     )
     return known and entry is not None and entry.attempt == child.attempt and not view.waits(unit)
 
@@ -89,3 +91,13 @@ def _starts(view: View) -> Iterator[Action]:
     if stage.trains and blocking(view, stage):
         return
     yield StartStage(stage=stage, attempt=entry.attempt)
+
+
+def _report_start(view: View) -> Iterator[Action]:
+    """The report asks no server and needs no GPU: it starts whatever else is under way."""
+    stage = view.report
+    entry = view.entry(stage.short) if stage is not None else None
+    if stage is None or entry is None or view.waits(stage.short) or not view.is_certain:
+        return
+    if not any(view.jobs(stage.short)) and not any(view.is_live(pod) for pod in view.pods_of(stage.short)):
+        yield StartStage(stage=stage, attempt=entry.attempt)

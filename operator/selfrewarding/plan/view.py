@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from selfrewarding.api.run import (
+    AlarmStatus,
     ModelStatus,
     SelfRewardingRun,
     SelfRewardingRunSpec,
@@ -19,9 +20,19 @@ from selfrewarding.api.run import (
 )
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import stage_prefix
-from selfrewarding.contract.keys import artifact_label
+from selfrewarding.contract.keys import artifact_label, digest
 from selfrewarding.contract.stages import TRAINING, StageKind
-from selfrewarding.plan.graph import GateOutcome, Graph, Holder, Iteration, Stage, build_graph, resolve_stage
+from selfrewarding.plan.calibration import NO_HELD_OUT, why_not_calibrated
+from selfrewarding.plan.graph import (
+    GateOutcome,
+    Graph,
+    Holder,
+    Iteration,
+    Stage,
+    build_graph,
+    report_stage,
+    resolve_stage,
+)
 from selfrewarding.plan.observed import Child, Observed, Phase, Pod, Rival
 from selfrewarding.plan.times import moment_of
 
@@ -29,6 +40,9 @@ MAX_RESOLVED_AT_ONCE = 64
 GONE_AFTER = timedelta(seconds=60)
 """A pod this long past its deletionTimestamp no longer blocks: its node is lost (survival rule 4)."""
 JOB_KINDS = frozenset({"Job", "PyTorchJob"})
+REPORT_TRIES = 3
+REPORT_TIME = timedelta(hours=1)
+"""A report that fails so often, or is not there after so long, is given up: it must not keep a run from its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,16 @@ class Pending:
     """A model whose gate holds before the next iteration."""
     stopped: ModelStatus | None = None
     """A model whose gate ended the run."""
+    alarm: AlarmStatus | None = None
+    """An alarm that ended the run."""
+    uncalibrated: str | None = None
+    """Why the first judge is not good enough to go on with (`judge.calibration`)."""
+
+    @property
+    def iteration(self) -> int | None:
+        """The iteration that the run is in; None where it is through with all."""
+        where = self.stage or self.held or self.stopped or self.alarm
+        return 1 if self.uncalibrated is not None else where.iteration if where is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +152,16 @@ class View:
     @cached_property
     def pending(self) -> Pending:
         """The first thing in the graph that is not done, gates included, whatever Prepare and Resolve may still say."""
+        if (
+            self._calibrates
+            and self.prepare_summary is not None
+            and not self.prepare_summary.data.get("heldOut")
+        ):
+            return Pending(uncalibrated=NO_HELD_OUT)
+        stopping = {alarm.iteration: alarm for alarm in self.status.alarms if alarm.action == "Stop"}
         for iteration in self.graph.iterations:
+            if iteration.number in stopping:
+                return Pending(alarm=stopping[iteration.number])
             for stage in iteration.stages:
                 if not self.is_done(stage):
                     return Pending(stage=stage)
@@ -137,7 +170,30 @@ class View:
                 return Pending(stopped=model)
             if model is not None and model.gate == "Held" and iteration.number < len(self.graph.iterations):
                 return Pending(held=model)
+            if iteration.number == 1 and self._calibrates and model is not None:
+                why = self._why_not_calibrated(iteration, model)
+                if why is not None:
+                    return Pending(uncalibrated=why)
         return Pending()
+
+    @property
+    def _calibrates(self) -> bool:
+        """Whether the judge must still show what it can do: it has a bar to reach, and no rollout is done."""
+        rollouts = (stage for stage in self.graph.stages if stage.kind is StageKind.ROLLOUT)
+        first = next(rollouts, None)
+        return self.spec.judge.calibration is not None and first is not None and not self.is_done(first)
+
+    def _why_not_calibrated(self, iteration: Iteration, model: ModelStatus) -> str | None:
+        calibration = self.spec.judge.calibration
+        evaluated = next(
+            (
+                self.status.results.get(stage.short)
+                for stage in iteration.stages
+                if stage.kind is StageKind.EVALUATE and stage.parents.get("model") == iteration.trained
+            ),
+            None,
+        )
+        return why_not_calibrated(calibration, model.metrics, evaluated) if calibration is not None else None
 
     @property
     def answers_are_old(self) -> bool:
@@ -182,6 +238,75 @@ class View:
         if under_way is not None and under_way not in found and under_way.short in self.status.attempts:
             found.append(under_way)
         return tuple(found)
+
+    @cached_property
+    def reported(self) -> Stage | None:
+        """The newest report that the run should have: of the last iteration whose gate has spoken, or of its end.
+
+        What the store has of iterations after that end is no part of the run.
+        """
+        pending = self.pending
+        end = pending.stopped or pending.alarm
+        last = pending.iteration if end is not None or pending.uncalibrated is not None else None
+        finished: list[Stage] = []
+        due = 0
+        for iteration in self.graph.iterations:
+            done = [stage for stage in iteration.stages if self.is_done(stage)]
+            finished += done
+            model = self.model_of(iteration.trained)
+            whole = len(done) == len(iteration.stages) and model is not None and model.gate is not None
+            ends = iteration.number == last
+            if whole or (ends and end is not None):
+                due = len(finished)
+            if ends or not whole:
+                break
+        if due == 0:
+            return None
+        at = finished[due - 1].iteration
+        return report_stage(
+            self.graph,
+            finished[:due],
+            run_uid=self.uid,
+            decided=self._decided(at),
+            spec=self.spec,
+            contract=self.contract,
+        )
+
+    def _decided(self, iteration: int) -> str:
+        """Digest of what gates and alarms said up to an iteration; a person who approves changes it."""
+        models = (model for model in self.status.models if model.iteration <= iteration)
+        alarms = (alarm for alarm in self.status.alarms if alarm.iteration <= iteration)
+        return digest(
+            {
+                "gates": [[model.name, model.gate, model.gate_message] for model in models],
+                "alarms": [[alarm.name, alarm.iteration, alarm.action, alarm.threshold] for alarm in alarms],
+            }
+        )[:12]
+
+    @property
+    def report(self) -> Stage | None:
+        """The report that is to be written: a Job beside the run, which nothing waits for but its end.
+
+        One that has begun goes on while Prepare or Resolve looks again; none begins before all is certain.
+        """
+        stage = self.reported
+        if stage is None or self.is_done(stage):
+            return None
+        entry = self.entry(stage.short)
+        if entry is None:
+            return stage if self.is_certain else None
+        late = entry.started is not None and self.now >= moment_of(entry.started) + REPORT_TIME
+        return None if late or entry.failures + entry.infrastructure >= REPORT_TRIES else stage
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether all keys are, and of every stage it is known whether it is done."""
+        return self.prepared and not self.unresolved
+
+    @property
+    def living(self) -> tuple[Stage, ...]:
+        """Stages whose children may live: those under way, and the report beside them."""
+        return self.active if self.report is None else (*self.active, self.report)
 
     @cached_property
     def next_iteration(self) -> Iteration | None:

@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfrewarding.api.evaluation import HeadToHeadSpec
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import RawObject, SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
     BuildPreferencesParameters,
+    CompareParameters,
     EvaluateParameters,
     GeneratePromptsParameters,
     PreferenceOptimizeParameters,
     PrepareParameters,
+    ReportParameters,
     ResolveParameters,
     RolloutParameters,
     SftParameters,
@@ -141,6 +144,9 @@ def _stages(spec: SelfRewardingRunSpec, salt: str) -> tuple[dict[StageKind, Stag
             responses=spec.responses,
             judge=spec.judge,
             dpo=spec.dpo,
+            referee_uri=spec.evaluation.head_to_head.judge.model_uri
+            if spec.evaluation.head_to_head
+            else None,
             run_uid=UID,
         ),
     )
@@ -158,6 +164,11 @@ def _stages(spec: SelfRewardingRunSpec, salt: str) -> tuple[dict[StageKind, Stag
             spec.prompt_generation.writer.model_uri,
             spec.serving.prompt_writer or spec.serving,
             "PromptWriter",
+        ),
+        "referee": (
+            spec.evaluation.head_to_head.judge.model_uri if spec.evaluation.head_to_head else None,
+            spec.serving.referee or spec.serving,
+            "Referee",
         ),
     }
     holders = {
@@ -212,17 +223,28 @@ def _stages(spec: SelfRewardingRunSpec, salt: str) -> tuple[dict[StageKind, Stag
         parents={"model": sft, "preferences": preferences},
         models={"base": m1, "reference": m1},
     )
-    add(
+    evaluate = add(
         StageKind.EVALUATE,
         2,
         EvaluateParameters(judge=spec.judge, evaluation=spec.evaluation),
         parents={"model": dpo},
         holders=judge or {"policy": pool("policy", Model(name="M2", key=dpo.key, stage=dpo), spec.serving)},
     )
+    compared = spec.evaluation.head_to_head or HeadToHeadSpec()
+    judged_elsewhere = {"referee": holders["referee"]} if "referee" in holders else {}
+    add(
+        StageKind.COMPARE,
+        2,
+        CompareParameters(head_to_head=compared, bootstrap=1000),
+        parents={"answers": evaluate, "previous": evaluate},
+        holders=judged_elsewhere or ({} if compared.judge.endpoint else policy),
+    )
     asked = ResolveParameters(stages=[(stage.kind, stage.key) for stage in list(stages.values())[1:]])
     stages[StageKind.RESOLVE] = Stage(
         kind=StageKind.RESOLVE, iteration=0, key=key(f"{salt}Resolve"), parameters=asked
     )
+    told = {f"{stage.kind}-{stage.iteration}": stage for stage in (sft, rollout, dpo, evaluate)}
+    add(StageKind.REPORT, 2, ReportParameters(run_uid=UID), parents=told)
     return stages, {**policy, **holders}
 
 
@@ -287,6 +309,27 @@ WRITER: dict[str, Any] = {
             }
         }
     }
+}
+
+MEASURED: dict[str, Any] = {
+    "evaluation": {
+        "prompts": [{"name": "chat", "uri": "s3://data/chat.jsonl"}],
+        "headToHead": {
+            "set": "chat",
+            "judge": {
+                "endpoint": {
+                    "url": "https://judge.example/v1",
+                    "model": "large-judge",
+                    "apiKeySecretName": "judge-key",
+                },
+                "tokenBudget": 1000000,
+            },
+        },
+    },
+    "tracking": {
+        "mlflow": {"uri": "https://mlflow.example", "secretName": "mlflow"},
+        "wandb": {"project": "loops", "secretName": "wandb"},
+    },
 }
 
 TEMPLATES: dict[str, Any] = {
@@ -359,6 +402,7 @@ SCENARIOS: dict[str, Callable[[], list[RawObject]]] = {
     ),
     "external-writer": lambda: _named(plan(WRITER), StageKind.GENERATE_PROMPTS),
     "indexed-rollout": lambda: _named(plan({"sampler": {"parallelism": 4}}), StageKind.ROLLOUT),
+    "measured": lambda: _named(plan(MEASURED), StageKind.EVALUATE, StageKind.COMPARE, StageKind.REPORT),
     "retirement": lambda: [retirement_job(plan(CPU, name="quickstart").context, 1)],
     "pod-templates": lambda: _named(
         plan(TEMPLATES), StageKind.PREFERENCE_OPTIMIZE, StageKind.ROLLOUT, pools=("policy",)

@@ -15,6 +15,7 @@ from tests.support.told_api_server import (
     refusal,
 )
 
+from selfrewarding.cluster.events import NEW_BURST
 from selfrewarding.cluster.protocol import (
     NotFound,
     Unavailable,
@@ -150,14 +151,30 @@ async def test_an_event_that_has_expired_is_posted_anew(cluster, server):
 
 async def test_a_run_cannot_flood_its_namespace_with_events(cluster, server, clock):
     server.say("POST", EVENTS, {"kind": "Event"})
-    events = [Event(type="Normal", reason="Odd", message=f"number {number}") for number in range(40)]
+    events = [Event(type="Normal", reason="Odd", message=f"number {number}") for number in range(200)]
     await cluster.post_events(RUN, events)
-    assert len(server.asked) == 25
-    clock.now += timedelta(minutes=10)
-    await cluster.post_events(RUN, events[30:])
-    assert len(server.asked) == 27, "one in five minutes"
+    assert len(server.asked) == NEW_BURST
+    clock.now += timedelta(minutes=2)
+    await cluster.post_events(RUN, events[-10:])
+    assert len(server.asked) == NEW_BURST + 2, "one in a minute"
     await cluster.post_events(make_run(uid="another", name="other"), events[:1])
-    assert len(server.asked) == 28, "each run has its own allowance"
+    assert len(server.asked) == NEW_BURST + 3, "each run has its own allowance"
+
+
+async def test_what_is_told_again_and_again_is_counted_25_times_and_leaves_room_for_what_is_new(
+    cluster, server, clock
+):
+    server.say("POST", EVENTS, {"kind": "Event"})
+    await cluster.post_events(RUN, [EVENT])
+    name = server.asked[0].body["metadata"]["name"]
+    server.say("PATCH", f"{EVENTS}/{name}", {"kind": "Event"})
+    await cluster.post_events(RUN, [EVENT] * 40)
+    assert [one.method for one in server.asked] == ["POST"] + ["PATCH"] * 25
+    clock.now += timedelta(minutes=10)
+    await cluster.post_events(RUN, [EVENT] * 4)
+    assert len(server.asked) == 28, "one in five minutes"
+    await cluster.post_events(RUN, [Event(type="Normal", reason="StageDone", message="Rollout is done.")])
+    assert server.asked[-1].method == "POST"
 
 
 async def test_a_lost_event_does_not_lose_the_others(cluster, server):

@@ -353,8 +353,8 @@ def test_the_container_that_a_log_is_read_from():
 # ---------------------------------------------------------------------- whatever is missing
 
 text = st.none() | st.sampled_from(["", "OOMKilled", "Evicted", "{", '{"failure": 3}', '{"done": {}}', "x"])
-terminated = st.fixed_dictionaries(
-    {}, optional={"exitCode": st.none() | st.integers(0, 255), "reason": text, "message": text}
+terminated = st.fixed_dictionaries(  # core/v1: the exit code is its one required field
+    {"exitCode": st.integers(0, 255)}, optional={"reason": text, "message": text}
 )
 state = st.none() | st.fixed_dictionaries(
     {}, optional={"waiting": st.none() | st.fixed_dictionaries({}, optional={"reason": text, "message": text}),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrewarding.api.algorithm import EvaluationSpec, JudgeSpec
+from selfrewarding.api.algorithm import JudgeSpec
+from selfrewarding.api.evaluation import EvaluationSpec
 from selfrewarding.api.run import StageSummary
 from selfrewarding.contract import CONTRACT_VERSION, environment
 from selfrewarding.contract.config import EvaluateParameters, StageConfig

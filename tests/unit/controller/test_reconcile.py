@@ -29,7 +29,7 @@ from selfrewarding.cluster.protocol import (
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.controller.reconcile import BLOCKED, LONGEST_BACKOFF, NEVER, Reconciler
 from selfrewarding.plan.actions import Decision, Delete, Event, ScaleHolder, StartHolder, StartStage
-from selfrewarding.plan.graph import outline
+from selfrewarding.plan.graph import outline, report_stage
 from selfrewarding.plan.observed import Child, Observed, Phase
 
 KEY = RunKey("lab", "demo")
@@ -220,6 +220,27 @@ async def test_what_the_cluster_does_not_take_is_told_and_goes_on_by_itself(erro
     cluster.fail.clear()
     await reconciler.reconcile(KEY)
     assert [one["kind"] for one in cluster.made][-2:] == ["ConfigMap", "Job"]
+
+
+@pytest.mark.parametrize(("stage", "stalls"), [("Rollout", False), (None, True)])
+async def test_a_report_that_the_cluster_does_not_take_stalls_a_run_only_at_its_end(stage, stalls):
+    done = SelfRewardingRunStatus(
+        results={PREPARE.short: StageSummary(stage="Prepare", iteration=0, digest="0123456789abcdef")}
+    )
+    cluster = RecordingCluster(
+        run=make_run(status=done),
+        fail={"create": Refused("A ResourceQuota refuses it.", reason="QuotaExceeded")},
+    )
+    graph = outline(make_spec(), contract=CONTRACT_VERSION)
+    report = report_stage(
+        graph, [graph.prepare], run_uid="run-uid", decided="", spec=make_spec(), contract=CONTRACT_VERSION
+    )
+    start = StartStage(stage=report, attempt=1)
+    status = SelfRewardingRunStatus(stage=stage)
+    reconciler = Reconciler(cluster, Clock(), decide=deciding(start, status=status))
+    assert await reconciler.reconcile(KEY) == BLOCKED, "it is tried again"
+    assert reconciler.failed_passes(KEY) is None
+    assert any(conditions(one).get("Stalled") for one in cluster.written) == stalls
 
 
 async def test_the_api_servers_wish_to_be_left_alone_is_heeded():

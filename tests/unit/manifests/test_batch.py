@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
-from manifest_scenarios import JUDGE, WRITER, Plan, merged, plan
+from manifest_scenarios import JUDGE, MEASURED, WRITER, Plan, merged, plan
 
 from selfrewarding.contract import environment
 from selfrewarding.contract.stages import TRAINING, StageKind
+from selfrewarding.manifests.batch import TRACKER_VARIABLES
+from selfrewarding.manifests.config import stage_config
 
 DATA = [kind for kind in StageKind if kind not in TRAINING and kind is not StageKind.GATE]
 
@@ -89,12 +91,37 @@ def test_a_writer_without_a_key_gets_none() -> None:
         {"judge": {"modelUri": "hf://org/judge"}},
         {"promptGeneration": {"writer": {"modelUri": "hf://org/writer"}}},
         {"dpo": {"reference": "hf://org/reference"}},
+        {"evaluation": {"headToHead": {"judge": {"modelUri": "hf://org/referee"}}}},
     ],
 )
 def test_prepare_may_ask_the_hub_for_a_model_that_lies_there(block: dict[str, Any]) -> None:
     assert "HF_HUB_OFFLINE" not in env(plan(block), StageKind.PREPARE)
-    assert env(plan(block), StageKind.ROLLOUT)["HF_HUB_OFFLINE"] == "1"
+    assert env(plan(block), StageKind.BUILD_PREFERENCES)["HF_HUB_OFFLINE"] == "1"
     assert env(plan(), StageKind.PREPARE)["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("block", "asking", "others"),
+    [
+        ({"judge": {"modelUri": "hf://org/judge"}}, StageKind.ROLLOUT, StageKind.GENERATE_PROMPTS),
+        (
+            {"promptGeneration": {"writer": {"modelUri": "hf://org/writer"}}},
+            StageKind.GENERATE_PROMPTS,
+            StageKind.ROLLOUT,
+        ),
+        (
+            {"evaluation": {"headToHead": {"judge": {"modelUri": "hf://org/referee"}}}},
+            StageKind.COMPARE,
+            StageKind.EVALUATE,
+        ),
+    ],
+)
+def test_who_asks_a_fixed_model_on_the_hub_may_fetch_its_tokenizer_there(
+    block: dict[str, Any], asking: StageKind, others: StageKind
+) -> None:
+    made = plan(block)
+    assert "HF_HUB_OFFLINE" not in env(made, asking)
+    assert env(made, others)["HF_HUB_OFFLINE"] == "1"
 
 
 def test_prepare_has_no_limit_of_disk_while_nobody_knows_the_model() -> None:
@@ -104,3 +131,38 @@ def test_prepare_has_no_limit_of_disk_while_nobody_knows_the_model() -> None:
 
     assert scratch(StageKind.PREPARE) == {}
     assert "sizeLimit" in scratch(StageKind.ROLLOUT)
+
+
+def test_a_comparison_asks_its_endpoint_with_the_key_of_the_users_secret() -> None:
+    found = env(plan(MEASURED), StageKind.COMPARE)
+    assert found[environment.SERVER_URL["referee"]] == "https://judge.example/v1"
+    assert found[environment.REFEREE_API_KEY] == {"secretKeyRef": {"name": "judge-key", "key": "apiKey"}}
+    assert environment.WRITER_API_KEY not in found
+
+
+def test_only_a_report_gets_the_trackers_secrets_and_it_starts_without_them() -> None:
+    made = plan(MEASURED)
+    found = env(made, StageKind.REPORT)
+    optional = {"name": "wandb", "key": "WANDB_API_KEY", "optional": True}
+    assert found["WANDB_API_KEY"] == {"secretKeyRef": optional}
+    assert {name for name in found if name.startswith("MLFLOW")} == set(TRACKER_VARIABLES["mlflow"])
+    others = [kind for kind in DATA if kind is not StageKind.REPORT]
+    assert not any(
+        name in env(made, kind)
+        for kind in others
+        for name in found
+        if "API_KEY" in name and name != environment.REFEREE_API_KEY
+    )
+
+
+def test_the_report_is_told_the_story_without_pod_templates() -> None:
+    made = plan(merged(MEASURED, {"training": {"podTemplate": {"spec": {"hostNetwork": True}}}}))
+    story = stage_config(made.context, made.stages[StageKind.REPORT]).story
+    assert story is not None
+    assert story.spec.training.pod_template is None
+    assert set(story.gpus) == {"Rollout-2", "Evaluate-2"}, "what the stages' servers held"
+    assert all(
+        stage_config(made.context, made.stages[kind]).story is None
+        for kind in DATA
+        if kind is not StageKind.REPORT
+    )

@@ -39,10 +39,15 @@ def test_a_template_reaches_the_pods_of_its_block(block: str) -> None:
         block,
         merged(
             in_program(block, env=[{"name": "OWN", "value": "1"}]),
-            {"metadata": {"annotations": {"a": "b"}}, "spec": {"nodeSelector": {"disk": "fast"}}},
+            {
+                "metadata": {"annotations": {"a": "b", "prometheus.io/scrape": "false"}},
+                "spec": {"nodeSelector": {"disk": "fast"}},
+            },
         ),
     )
-    assert made["metadata"]["annotations"] == {"a": "b"}
+    assert made["metadata"]["annotations"].items() >= {"a": "b", "prometheus.io/scrape": "false"}.items(), (
+        "over ours"
+    )
     assert made["spec"]["nodeSelector"] == {"disk": "fast"}
     assert {"name": "OWN", "value": "1"} in made["spec"]["containers"][0]["env"]
 

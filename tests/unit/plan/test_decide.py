@@ -361,9 +361,9 @@ def test_events_are_told_once() -> None:
     for _ in range(5):
         cluster.later(300)
         cluster.one_pass()
-    assert cluster.events.count("StageDone") == 4 + 1  # four stages and Prepare; Resolve is no news
+    assert cluster.events.count("StageDone") == 4 + 2  # four stages, Prepare and Report; Resolve is no news
     assert cluster.events.count("AllIterationsDone") == 1
-    assert cluster.events.count("StageStarted") == 6
+    assert cluster.events.count("StageStarted") == 7
     assert cluster.events.count("ServerStarted") == 2
 
 

@@ -154,3 +154,18 @@ def test_trained_tokens_count_rows_epochs_and_both_sides_of_a_pair() -> None:
 @pytest.mark.parametrize(("size", "text"), [(999, "999 B"), (134_515_008, "135 MB"), (80 * 10**9, "80 GB")])
 def test_sizes_are_readable(size: int, text: str) -> None:
     assert readable(size) == text
+
+
+def test_answers_to_evaluation_prompts_and_comparisons_are_counted() -> None:
+    sets = [{"name": "chat", "uri": "s3://data/chat.jsonl"}]
+    answers, judged = {"maxTokens": 100}, 30 * 3 * 512
+    on_ranks = {"answers": answers, "headToHead": {"prompts": 6, "maxTokens": 50}}
+    evaluate = stage(StageKind.EVALUATE, evaluation=on_ranks)
+    assert generated_tokens(evaluate, COUNTS) == judged + 6 * 100
+    assert generated_tokens(stage(StageKind.COMPARE, evaluation=on_ranks), COUNTS) == 2 * 6 * 50, (
+        "the baseline alone"
+    )
+    own = stage(
+        StageKind.EVALUATE, evaluation={"answers": answers, "prompts": sets, "headToHead": {"set": "chat"}}
+    )
+    assert generated_tokens(own, COUNTS | {"evaluationTurns": 40}) == judged + 40 * 100

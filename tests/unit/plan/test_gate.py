@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from tests.support.builders import SPEC, merged
 
-from selfrewarding.api.algorithm import GateSpec
-from selfrewarding.api.run import Metrics
+from selfrewarding.api.evaluation import GateSpec
+from selfrewarding.api.run import Metrics, SelfRewardingRunSpec
 from selfrewarding.plan.gate import Measured, pass_gate
 
 ACCURACY = {"metric": "pairwiseAccuracy"}
@@ -40,6 +42,18 @@ def decision(gate: dict[str, Any], **changes: Any) -> Any:
         pytest.param(
             {"rules": [BELOW, BELOW | {"action": "Stop"}]}, {}, "Held", id="the first broken rule decides"
         ),
+        pytest.param(
+            {"rules": [{"metric": "scorePiling", "maximum": 0.5, "action": "Stop"}]}, {"metrics": Metrics(score_piling=0.6)},
+            "Stopped", id="metrics of the round count as well",
+        ),
+        pytest.param(
+            {"rules": [{"metric": "pairYield", "minimum": 0.5, "action": "Stop"}]}, {"iteration": 1}, "Promoted",
+            id="M1 comes before the first round: it has no such metrics",
+        ),
+        pytest.param(
+            {"rules": [{"metric": "winRateBaseline", "minimum": 0.5}]}, {"iteration": 1}, "Held",
+            id="M1 may be compared with the baseline",
+        ),
         pytest.param({"approval": "Manual"}, {}, "Held", id="a person decides"),
         pytest.param({"approval": "Manual"}, {"approved": True}, "Promoted", id="a person has decided"),
         pytest.param({"rules": [BELOW]}, {"approved": True}, "Promoted", id="approval goes before rules"),
@@ -54,7 +68,7 @@ def test_a_held_model_says_how_to_go_on() -> None:
     message = decision({"rules": [BELOW]}).message
     assert message == (
         '"pairwiseAccuracy" of M2 is 0.7, below the minimum of 0.8. Change the spec, or set the annotation '
-        'selfrewarding.dev/approve to "2" to go on.'
+        'selfrewarding.dev/approve to "2" (`srr approve`) to go on.'
     )
 
 
@@ -62,4 +76,66 @@ def test_a_metric_that_was_not_measured_is_named() -> None:
     assert (
         'Metric "loss" of M2 was not measured'
         in decision({"rules": [{"metric": "loss", "maximum": 9}]}).message
+    )
+
+
+def test_a_roll_back_says_from_which_model_the_run_goes_on() -> None:
+    message = decision({"rules": [BELOW | {"action": "RollBack"}]}, base="M1").message
+    assert message.endswith("below the minimum of 0.8. The next iteration goes on from M1 again.")
+
+
+# ---------------------------------------------------------------------- rules over what is never measured
+
+OWN_EXAMPLES = {
+    "seedData": {"ranked": None, "evaluations": {"uri": "s3://d/e.jsonl", "format": "Evaluations"}}
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "spec", "remedy"),
+    [
+        ("winRate", {}, "set evaluation.headToHead, or remove the rule"),
+        ("positionBias", {}, "set evaluation.headToHead"),
+        ("winRate", {"evaluation": {"headToHead": {"against": ["M1"]}}}, "add Previous"),
+        ("winRateBaseline", {"evaluation": {"headToHead": {"against": ["Previous"]}}}, "add Baseline"),
+        (
+            "winRateBaseline",
+            {"evaluation": {"headToHead": {}}, "judge": {"modelUri": "s3://m/judge"}},
+            "use winRate",
+        ),
+        ("spearman", OWN_EXAMPLES, "give seedData.ranked or seedData.heldOut.source"),
+        ("pairYield", {"preferences": {"rule": "PositiveOnly"}}, "use another rule"),
+    ],
+)
+def test_a_rule_over_what_is_never_measured_is_refused(
+    metric: str, spec: dict[str, Any], remedy: str
+) -> None:
+    gate = {"gate": {"rules": [{"metric": metric, "minimum": 0.1}]}}
+    SelfRewardingRunSpec.model_validate(merged(SPEC, spec))
+    with pytest.raises(ValidationError) as error:
+        SelfRewardingRunSpec.model_validate(merged(merged(SPEC, spec), gate))
+    assert f"a rule of gate.rules is over {metric}, " in str(error.value)
+    assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "spec"),
+    [
+        ("winRate", {"evaluation": {"headToHead": {}}}),
+        ("winRateBaseline", {"evaluation": {"headToHead": {}}}),
+        ("spearman", {}),
+        (
+            "spearman",
+            merged(
+                OWN_EXAMPLES, {"seedData": {"heldOut": {"source": {"uri": "s3://d/h", "format": "Ranked"}}}}
+            ),
+        ),
+        ("pairYield", {}),
+        ("meanLength", {"preferences": {"rule": "PositiveOnly"}}),
+    ],
+)
+def test_a_rule_over_what_may_be_measured_is_taken(metric: str, spec: dict[str, Any]) -> None:
+    gate = {"gate": {"rules": [{"metric": metric, "minimum": 0.1}]}}
+    assert (
+        SelfRewardingRunSpec.model_validate(merged(merged(SPEC, spec), gate)).gate.rules[0].metric == metric
     )

@@ -216,3 +216,85 @@ def test_a_deep_graph_is_compared_and_printed_by_its_keys() -> None:
     last = list(graph.stages)[-1]
     assert last == find(graph_of({"iterations": 20}), StageKind.EVALUATE, 20)
     assert len(repr(last)) < 500
+
+
+COMPARED: dict[str, Any] = {"evaluation": {"headToHead": {}}}
+
+
+def roles(stage: Stage) -> dict[str, str]:
+    """What a stage reads, Prepare aside: role → stage, the baseline's Evaluate by its model."""
+    named = {}
+    for role, parent in stage.parents.items():
+        measured = parent.parents.get("model")
+        named[role] = f"{parent.kind}{parent.iteration}" + (f" of {measured.kind}" if measured else "")
+    return {role: name for role, name in named.items() if role != "prepare"}
+
+
+def test_each_model_is_compared_once_with_each_earlier_one_that_is_asked_for() -> None:
+    graph = graph_of(COMPARED)
+    of_m1, of_m2 = "Evaluate1 of SupervisedFineTune", "Evaluate2 of PreferenceOptimize"
+    baseline = "Evaluate1 of TrainBaseline"
+    assert roles(find(graph, StageKind.COMPARE, 1)) == {"answers": of_m1, "baseline": baseline}
+    # M1 is the previous model and the first: one comparison.
+    second = {"answers": of_m2, "previous": of_m1, "baseline": baseline}
+    assert roles(find(graph, StageKind.COMPARE, 2)) == second
+    third = {
+        "answers": "Evaluate3 of PreferenceOptimize",
+        "previous": of_m2,
+        "initial": of_m1,
+        "baseline": baseline,
+    }
+    assert roles(find(graph, StageKind.COMPARE, 3)) == third
+
+
+def test_the_baseline_is_measured_while_its_server_is_up_and_only_to_be_compared_with() -> None:
+    first = [
+        "TrainBaseline1",
+        "BuildEvaluations1",
+        "Evaluate1",
+        "SupervisedFineTune1",
+        "Evaluate1",
+        "Compare1",
+    ]
+    assert names(graph_of(COMPARED))[1:7] == first
+    alone = graph_of({"evaluation": {"headToHead": {"against": ["Previous", "M1"]}}})
+    assert names(alone)[1:5] == ["TrainBaseline1", "BuildEvaluations1", "SupervisedFineTune1", "Evaluate1"]
+    assert "Compare1" not in names(alone), "M1 has nobody to be compared with"
+    own_rows = graph_of(COMPARED | OWN_ROWS, data={"heldOut": "h", "instructions": "i", "model": "m"})
+    assert "baseline" not in roles(find(own_rows, StageKind.COMPARE, 2)), "the run makes none"
+
+
+def test_after_a_roll_back_a_model_is_compared_with_the_one_it_was_made_from() -> None:
+    graph = graph_of(COMPARED)
+    second = next(one for one in graph.iterations if one.number == 2)
+    rolled_back = graph_of(COMPARED, gates={second.trained.key: "RolledBack"})
+    third = find(rolled_back, StageKind.COMPARE, 3)
+    assert roles(third)["previous"] == "Evaluate1 of SupervisedFineTune"
+    assert "initial" not in third.parents
+
+
+@pytest.mark.parametrize(
+    ("judge", "pools"),
+    [
+        pytest.param({}, {"policy": "policy"}, id="the newest model"),
+        pytest.param({"modelUri": "s3://models/referee"}, {"referee": "referee"}, id="a fixed model"),
+        pytest.param(
+            {"endpoint": {"url": "https://a.example.com/v1", "model": "large"}}, {}, id="an endpoint"
+        ),
+        pytest.param(
+            {"modelUri": "s3://models/judge"}, {"referee": "judge"}, id="the dedicated judge: its pool"
+        ),
+    ],
+)
+def test_comparisons_are_judged_by_whom_the_spec_names(judge: dict[str, Any], pools: dict[str, str]) -> None:
+    graph = graph_of({"evaluation": {"headToHead": {"judge": judge}}} | JUDGE)
+    compare = find(graph, StageKind.COMPARE, 2)
+    assert {role: holder.pool for role, holder in compare.holders.items()} == pools
+    evaluate = find(graph, StageKind.EVALUATE, 2)
+    assert set(evaluate.holders) == {"judge", "policy"}, "the model answers, the dedicated judge scores"
+
+
+def test_prompts_of_ones_own_are_answered_without_ranked_rows() -> None:
+    spec = {"evaluation": {"prompts": [{"name": "chat", "uri": "s3://data/chat.jsonl"}]}}
+    graph = graph_of(spec | NO_RANKS, data={"instructions": "i", "model": "m", "evaluations": "e"})
+    assert set(find(graph, StageKind.EVALUATE, 2).holders) == {"policy"}

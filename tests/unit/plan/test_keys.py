@@ -22,6 +22,8 @@ ORDER = [
 ALL = frozenset(ORDER)
 PREPARE = frozenset({"Prepare0"})
 NOTHING: frozenset[str] = frozenset()
+EVALUATES = frozenset({"Evaluate0", "Evaluate1", "Evaluate2"})
+COMPARES = frozenset({"Compare1", "Compare2"})
 
 
 def since(name: str) -> frozenset[str]:
@@ -47,10 +49,22 @@ TABLE: dict[str, frozenset[str]] = {
     "promptGeneration.writer.endpoint.maxConcurrency": NOTHING,
     "responses": PREPARE | since("Rollout2"),
     "judge": PREPARE | since("BuildEvaluations1"),
+    "judge.calibration": NOTHING,  # what the judge must reach changes nothing that it says
     "preferences": since("BuildPreferences2"),
     "dpo": PREPARE | since("PreferenceOptimize2"),
     "evaluation": frozenset({"Evaluate1", "Evaluate2"}),
+    "evaluation.prompts": PREPARE | {"Evaluate1", "Evaluate2"},
+    "evaluation.answers": EVALUATES | COMPARES,
+    "evaluation.headToHead": COMPARES,
+    "evaluation.headToHead.against": frozenset({"Compare2"}),  # the first has the baseline alone in any case
+    "evaluation.headToHead.judge.modelUri": PREPARE | COMPARES,  # Prepare looks at the model
+    "evaluation.headToHead.set": EVALUATES | COMPARES,
+    "evaluation.headToHead.prompts": EVALUATES | COMPARES,
+    "evaluation.headToHead.judge.endpoint.apiKeySecretName": NOTHING,
+    "evaluation.headToHead.judge.endpoint.maxConcurrency": NOTHING,
+    "alarms": NOTHING,  # the numbers are there: they are compared anew
     "gate": NOTHING,
+    "tracking": NOTHING,
     "serving": NOTHING,
     "serving.maxModelLen": PREPARE,  # Prepare checks that everything fits
     "training": NOTHING,
@@ -59,6 +73,7 @@ TABLE: dict[str, frozenset[str]] = {
     "limits": NOTHING,
     "retention": NOTHING,
 }
+PROMPT_SET = {"name": "chat", "uri": "s3://data/chat.jsonl"}
 # What a field's block needs around it, and values where the type alone does not tell another one.
 AROUND: dict[str, dict[str, Any]] = {
     "promptGeneration.writer.endpoint": {
@@ -69,6 +84,20 @@ AROUND: dict[str, dict[str, Any]] = {
         "promptGeneration": {"writer": {"modelUri": "s3://models/writer"}},
         "serving": {"promptWriter": {}},
     },
+    "serving.referee": {
+        "evaluation": {"headToHead": {"judge": {"modelUri": "s3://models/referee"}}},
+        "serving": {"referee": {}},
+    },
+    "evaluation.answers": {"evaluation": {"answers": {}, "headToHead": {}}},
+    "evaluation.headToHead": {"evaluation": {"headToHead": {}, "prompts": [PROMPT_SET]}},
+    "evaluation.headToHead.judge.endpoint": {
+        "evaluation": {
+            "headToHead": {"judge": {"endpoint": {"url": "https://a.example.com/v1", "model": "large"}}}
+        }
+    },
+    "judge.calibration": {"judge": {"calibration": {}}},
+    "tracking.mlflow": {"tracking": {"mlflow": {"uri": "https://mlflow.example.com"}}},
+    "tracking.wandb": {"tracking": {"wandb": {"project": "loops", "secretName": "wandb"}}},
     "serving.judge": {"judge": {"modelUri": "s3://models/judge"}, "serving": {"judge": {}}},
     "judge.modelUri": {"judge": {"modelUri": "s3://models/judge"}},
     "judge.scoring": {"judge": {"format": "Structured"}},
@@ -101,11 +130,17 @@ VALUES: dict[str, Any] = {
     "serving.maxModelLen": 4096, "gate.rules": [{"metric": "loss", "maximum": 9.0}], "iterations": 3,
     "judge.scoring": "Expected", "judge.minValid": 2, "judge.scores.minimum": 1, "sft.batchSize": 32,
     "dpo.batchSize": 32, "training.gpusPerNode": 2, "training.nodes": 2, "training.microBatchSize": 2,
-    "training.deepspeed.zeroStage": 3,
+    "training.deepspeed.zeroStage": 3, "evaluation.prompts": [PROMPT_SET], "evaluation.headToHead.set": "chat",
+    "evaluation.headToHead.against": ["Previous"], "evaluation.headToHead.temperature": 0.5,
+    "evaluation.headToHead.judge.modelUri": "s3://models/referee", "evaluation.answers.temperature": 0.5,
+    "evaluation.answers.topP": 0.5, "evaluation.headToHead.judge.tokenBudget": 10**6,
+    "evaluation.headToHead.judge.endpoint.apiKeySecretName": "key", "tracking.mlflow.experiment": "loops",
+    "tracking.mlflow.secretName": "mlflow", "tracking.wandb.entity": "team",
+    "tracking.wandb.baseUrl": "https://wandb.example.com",
 }  # fmt: skip
 WHERE_ABSENT: dict[str, Any] = {
     "maxRows": 5, "maxModelLen": 4096, "maxNumSeqs": 8, "kvCache": "8Gi", "image": "registry/image", "cpu": "8",
-    "memory": "8Gi", "podTemplate": {"spec": {}},
+    "memory": "8Gi", "podTemplate": {"spec": {}}, "threshold": 0.5, "action": "Off",
 }  # fmt: skip
 """Values by the last part of a path, for fields that have none."""
 FIXED = {"preset", "training.backend"}
@@ -124,7 +159,7 @@ def leaves(block: type[BaseModel], above: str = "") -> Iterator[str]:
     for name, field in block.model_fields.items():
         path = f"{above}{field.alias or name}"
         inner = block_of(field.annotation)
-        is_list = typing.get_origin(field.annotation) is list
+        is_list = list in map(typing.get_origin, (field.annotation, *typing.get_args(field.annotation)))
         if inner is None or is_list:
             yield path
         if inner is not None and not is_list:
@@ -148,8 +183,13 @@ def graph(spec: SelfRewardingRunSpec) -> Graph:
 
 
 def keys(found: Graph) -> dict[str, str]:
-    """Keys by stage and iteration."""
-    return {f"{stage.kind}{stage.iteration}": stage.key for stage in found.stages}
+    """Keys by stage and iteration; the baseline's Evaluate counts as that of iteration 0."""
+    named = {}
+    for stage in found.stages:
+        measured = stage.parents.get("model")
+        of_baseline = measured is not None and measured.kind == "TrainBaseline" and stage.kind == "Evaluate"
+        named[f"{stage.kind}{0 if of_baseline else stage.iteration}"] = stage.key
+    return named
 
 
 def changed(before: SelfRewardingRunSpec, after: SelfRewardingRunSpec) -> set[str]:

@@ -1,0 +1,59 @@
+"""Which model a person lets go on when a gate holds (`srr approve`), and why there is none.
+
+Pure. Neighbours: `gate` holds and reads the approval; the command line asks here before it writes one.
+"""
+
+from collections.abc import Mapping
+
+from selfrewarding.api import labels
+from selfrewarding.api.conditions import ConditionType, get_condition
+from selfrewarding.api.run import ModelStatus, SelfRewardingRunStatus
+
+_ENDED_BY = {
+    "StoppedByGate": "A gate has ended the run, which an approval does not undo: change gate.rules to go on.",
+    "StoppedByAlarm": "An alarm has ended the run, which an approval does not undo: change alarms to go on.",
+    "JudgeNotCalibrated": "The judge has not reached judge.calibration: change it, or the judge, to go on.",
+}
+
+
+class NothingHeld(Exception):
+    """There is nothing to approve; the text says why."""
+
+
+def held_model(
+    status: SelfRewardingRunStatus, annotations: Mapping[str, str], iteration: int | None = None
+) -> ModelStatus:
+    """The model that the gate holds.
+
+    Args:
+        status: of the run.
+        annotations: of the run.
+        iteration: the one that the person means; None: whichever is held.
+
+    Raises NothingHeld.
+    """
+    held = next((model for model in status.models if model.gate == "Held"), None)
+    if held is None:
+        raise NothingHeld(_why_nothing(status))
+    if iteration is not None and iteration != held.iteration:
+        raise NothingHeld(
+            f"The gate holds {held.name} (iteration {held.iteration}), not the model of iteration {iteration}: "
+            f"{held.gate_message or ''}".rstrip(": ")
+        )
+    if annotations.get(labels.APPROVE) == str(held.iteration):
+        raise NothingHeld(
+            f"{held.name} is approved already; the run goes on as soon as the approval is seen."
+        )
+    return held
+
+
+def _why_nothing(status: SelfRewardingRunStatus) -> str:
+    ready = get_condition(status.conditions, ConditionType.READY)
+    if ready is not None and ready.reason in _ENDED_BY:
+        return f"{_ENDED_BY[ready.reason]} {ready.message}".rstrip()
+    done = get_condition(status.conditions, ConditionType.SUCCEEDED)
+    if done is not None and done.status == "True":
+        return f"No gate holds: the run is done. {done.message}".rstrip()
+    if status.stage is not None:
+        return f"No gate holds: the run is at {status.stage} of iteration {status.iteration or 0}."
+    return "No gate holds: the run has not started."
