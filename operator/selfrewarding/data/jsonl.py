@@ -98,7 +98,7 @@ def read_stream(stream: BinaryIO, name: str, *, max_row_bytes: int = MAX_ROW_BYT
                 expected="one JSON object on every line",
                 remedy="Delete the line, or put the missing row there.",
             )
-        yield Row(name, number, _parse_object(raw, name, number))
+        yield Row(name, number, parse_object(raw, name, number))
 
 
 def _read_line(stream: BinaryIO, name: str, number: int, limit: int) -> bytes:
@@ -123,7 +123,9 @@ def _read_line(stream: BinaryIO, name: str, number: int, limit: int) -> bytes:
     return raw
 
 
-def _parse_object(raw: bytes, name: str, number: int) -> dict[str, Any]:
+def parse_object(raw: bytes, name: str, number: int) -> dict[str, Any]:
+    """One JSON object from its bytes; `name` and `number` are file and line for errors. Raises DataError."""
+
     def fail(found: str, expected: str, remedy: str) -> NoReturn:
         raise DataError(file=name, line=number, found=found, expected=expected, remedy=remedy) from None
 
@@ -239,6 +241,11 @@ def write_rows(target: str | Path, rows: Iterable[dict[str, Any]]) -> int:
             raises passes through, and no file is left.
     """
     return _write(str(target), (encode_row(row) for row in rows))
+
+
+def write_lines(target: str | Path, lines: Iterable[bytes]) -> int:
+    """As :func:`write_rows`, of rows that are encoded already (:func:`encode_row`)."""
+    return _write(str(target), lines)
 
 
 def write_document(target: str | Path, document: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def parse_judgement(
 def _read_line(
     raw: str, minimum: Fraction, maximum: Fraction, decimals: bool
 ) -> tuple[Fraction | None, Reason | None]:
-    line = _folded(raw[: 4 * _MAX_LINE])
+    line = folded(raw[: 4 * _MAX_LINE])
     if _BEGINS_LIKE_SCORE_LINE.match(line) is None:
         return None, None
     match = _SCORE_LINE.fullmatch(line)
@@ -151,12 +151,13 @@ def _read_line(
 
 
 def _may_become_score_line(raw: str) -> bool:
-    line = _folded(raw[: 4 * _MAX_LINE])
+    line = folded(raw[: 4 * _MAX_LINE])
     if _BEGINS_LIKE_SCORE_LINE.match(line) is not None:
         return True
     begun = " ".join(_EMPHASIS.sub("", line).lstrip(" #>+•-").split()).lower()
     return bool(begun) and any(label.startswith(begun) for label in _LABELS_IN_FULL)
 
 
-def _folded(raw: str) -> str:
+def folded(raw: str) -> str:
+    """A line as the grammar sees it: full-width ASCII as ASCII, invisible marks dropped, spaces collapsed."""
     return " ".join(raw.translate(_FOLD).split())

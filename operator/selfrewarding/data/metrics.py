@@ -48,6 +48,7 @@ CONVENTIONS = {
     "prompts whose scores or ranks are all equal have none and are left out",
     "kendall_tau": "mean over prompts of Kendall's tau-b, prompts left out as for spearman",
     "unjudged": "an answer with score null takes part in nothing but exact_match",
+    "category": "a prompt of a category counts in the whole and in `by_category`; one without counts in the whole alone",
     "prompts": "a prompt counts if at least two judged answers have different human ranks",
     "interval": "95 % percentile bootstrap over prompts, resamples in which the number is not defined left out",
 }
@@ -59,6 +60,8 @@ class ScoredPrompt:
 
     id: str | int
     responses: tuple[tuple[Fraction | None, int], ...]
+    category: str | None = None
+    """The subset that it belongs to, if rows carry one (LLMBar's subsets, MT-Bench's categories)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class _PromptCounts:
 def judge_metrics(
     prompts: Sequence[ScoredPrompt], *, maximum: Fraction = Fraction(5), resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """The judge's agreement with human ranks as one JSON object.
+    """The judge's agreement with human ranks as one JSON object; where prompts have categories, `by_category` has the same
+    numbers for each.
 
     Args:
         prompts: scored and ranked answers.
@@ -84,6 +88,22 @@ def judge_metrics(
         resamples: of the bootstrap; 0 gives no intervals.
         seed: of the bootstrap; equal seeds give equal intervals.
     """
+    result = _measured(prompts, maximum, resamples, seed)
+    grouped: dict[str, list[ScoredPrompt]] = {}
+    for prompt in prompts:
+        if prompt.category is not None:
+            grouped.setdefault(prompt.category, []).append(prompt)
+    if grouped:
+        result["by_category"] = {
+            name: _measured(group, maximum, resamples, seed) for name, group in sorted(grouped.items())
+        }
+    result["conventions"] = CONVENTIONS
+    return result
+
+
+def _measured(
+    prompts: Sequence[ScoredPrompt], maximum: Fraction, resamples: int, seed: int
+) -> dict[str, Any]:
     counts = [counted for prompt in prompts if (counted := _count(prompt, maximum)) is not None]
     # Every metric is a ratio of two sums over prompts, which makes its bootstrap a matter of array sums.
     numerators = np.array([_numerators(count) for count in counts], dtype=np.float64).reshape(
@@ -113,8 +133,16 @@ def judge_metrics(
         "pairs_tied": sum(count.tied for count in counts),
         "resamples": resamples,
     }
-    result["conventions"] = CONVENTIONS
     return result
+
+
+def rank_correlations(prompts: Sequence[ScoredPrompt]) -> list[tuple[str, float]]:
+    """Spearman's rho with the human order of each prompt that has one, with the prompt's id: where a judge goes wrong."""
+    # `five_best` alone asks for the highest score: any will do here.
+    counted = ((prompt, _count(prompt, Fraction(0))) for prompt in prompts)
+    return [
+        (str(prompt.id), count.spearman) for prompt, count in counted if count and count.spearman is not None
+    ]
 
 
 def _count(prompt: ScoredPrompt, maximum: Fraction) -> _PromptCounts | None:
@@ -213,10 +241,12 @@ class _ScoredResponseFields(Fields):
 class _ScoredFields(Fields):
     id: str | int
     responses: list[_ScoredResponseFields]
+    category: str | None = None
+    subset: str | None = None
 
 
 def read_scored_prompts(rows: Iterable[Row]) -> Iterator[ScoredPrompt]:
-    """Rows `{"id", "responses": [{"score": number|null, "human_rank": int}]}`.
+    """Rows `{"id", "responses": [{"score": number|null, "human_rank": int}], "category"?}` (or `subset`).
 
     Raises:
         DataError: a field is missing or wrong, or an id stands twice.
@@ -231,4 +261,5 @@ def read_scored_prompts(rows: Iterable[Row]) -> Iterator[ScoredPrompt]:
                 (None if response.score is None else exact(response.score), response.human_rank)
                 for response in fields.responses
             ),
+            fields.category or fields.subset or None,
         )

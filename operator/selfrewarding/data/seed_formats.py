@@ -7,7 +7,8 @@ PromptResponse  `{"prompt": text or messages, "response": text}`
 Messages        `{"messages": [{"role", "content"}, …]}`, the last one from the assistant
 SelfInstruct    `{"instruction", "instances": [{"input", "output"}], "is_classification"}`; classification is left out
 OpenAssistant   a message tree as that project exports them: :mod:`selfrewarding.data.openassistant`
-Ranked          `{"prompt", "responses": [{"text", "rank"}, …]}`, rank 0 best, equal ranks allowed but not only these
+Ranked          `{"prompt", "responses": [{"text", "rank"}, …]}`, rank 0 best, equal ranks allowed but not only these;
+                `category` (or `subset`): metrics are told for each as well
 Evaluations     `{"messages": [judge's turn, judgement]}` or `{"prompt", "response", "judgement"}`
 ==============  ===================================================================================================
 
@@ -83,6 +84,8 @@ class _RankedResponseFields(Fields):
 
 class _RankedFields(_Common, PromptFields):
     responses: list[_RankedResponseFields]
+    category: str | None = None
+    subset: str | None = None
 
 
 class _JudgedFields(_Common, PromptFields):
@@ -296,6 +299,7 @@ def _ranked(row: Row, ids: Identifiers) -> RankedPrompt:
         ids.claim(row, fields.id),
         prompt,
         tuple(RankedResponse(response.text, response.rank) for response in fields.responses),
+        fields.category or fields.subset or None,
     )
 
 

@@ -54,6 +54,8 @@ class RankedPrompt:
     id: str
     prompt: tuple[Message, ...]
     responses: tuple[RankedResponse, ...]
+    category: str | None = None
+    """Subset that metrics are told for as well, e.g. one of LLMBar's; no part of the content."""
 
     @property
     def key(self) -> str:
@@ -67,7 +69,13 @@ class RankedPrompt:
 
     def as_row(self) -> dict[str, Any]:
         """The row as Prepare writes it."""
-        return {"key": self.key, "id": self.id, **self._content()}
+        category = {} if self.category is None else {"category": self.category}
+        return {"key": self.key, "id": self.id, **category, **self._content()}
+
+    @property
+    def measured_key(self) -> str:
+        """What a set of held-out rows is told apart by: other categories give other metrics."""
+        return self.key if self.category is None else f"{self.key}/{self.category}"
 
     def _content(self) -> dict[str, Any]:
         return {

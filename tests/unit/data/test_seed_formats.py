@@ -104,8 +104,19 @@ def test_classification_tasks_are_left_out_and_counted() -> None:
 
 def test_ranked_rows_are_read() -> None:
     (row,) = ranked("Ranked", {"id": "r1", "prompt": "Why?", "responses": ANSWERS}).rows
+    assert "category" not in row.as_row()
     assert row.responses == (RankedResponse("Because.", 0), RankedResponse("No idea.", 1))
     assert row.as_row()["responses"] == ANSWERS
+
+
+@pytest.mark.parametrize("field", ["category", "subset"])
+def test_the_category_of_a_ranked_row_is_kept_and_is_no_part_of_its_content(field: str) -> None:
+    plain = {"id": "r1", "prompt": "Why?", "responses": ANSWERS}
+    (row,) = ranked("Ranked", plain | {field: "Neighbor"}).rows
+    (without,) = ranked("Ranked", plain).rows
+    assert row.as_row()["category"] == "Neighbor"
+    assert row.key == without.key
+    assert row.measured_key != without.measured_key == without.key
 
 
 JUDGEMENT = "It is right.\nScore: 4"
