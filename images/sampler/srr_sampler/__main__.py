@@ -29,6 +29,7 @@ from selfrewarding.contract.program import (
 from selfrewarding.contract.result import StageResult, TerminationMessage
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.failures import stage_failure
+from selfrewarding.tracking.prometheus import measured
 
 FETCH_MODEL = "fetch-model"
 RETIRE = "retire"
@@ -40,6 +41,8 @@ _MODULES = {
     StageKind.ROLLOUT: "rollout",
     StageKind.BUILD_PREFERENCES: "build_preferences",
     StageKind.EVALUATE: "evaluate",
+    StageKind.COMPARE: "compare",
+    StageKind.REPORT: "report",
 }
 
 Main = Callable[[StageConfig, Surroundings], StageResult | TerminationMessage | None]
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given:
         sys.stderr.write(f"unknown arguments {' '.join(given)!r}: expected none, {FETCH_MODEL} or {RETIRE}\n")
         return ExitCode.BAD_CONFIGURATION
-    return run_stage(_run, translate=stage_failure)
+    return run_stage(measured(_run), translate=stage_failure)
 
 
 def _run(config: StageConfig, here: Surroundings) -> StageResult | TerminationMessage | None:

@@ -1,6 +1,6 @@
 """The frame of the stages that ask a server: deadline, SIGTERM, workers, progress, and the result at the end.
 
-Purpose: what GeneratePrompts, Rollout, BuildEvaluations and Evaluate have in common around their own work.
+Purpose: what GeneratePrompts, Rollout, BuildEvaluations, Evaluate and Compare have in common around their own work.
 Must not: know rows or prompts.
 Neighbours: each stage's `main` calls `run_asking`; `contract.program.run_stage` turns what is raised into an exit code.
 """
@@ -29,9 +29,10 @@ from selfrewarding.store.locate import open_store
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result
+from srr_sampler.chat_endpoint import ChatEndpoint
 from srr_sampler.client import CompletionClient
 
-Role = Literal["policy", "judge", "writer"]
+Role = Literal["policy", "judge", "writer", "referee"]
 
 _REPORT_EVERY = 1.0
 _RATE_WINDOW = 60.0
@@ -44,7 +45,7 @@ class Stage:
     config: StageConfig
     here: Surroundings
     store: ArtifactStore
-    clients: list[CompletionClient] = field(default_factory=list)
+    clients: list[CompletionClient | ChatEndpoint] = field(default_factory=list)
     """Made so far: they know why a stage waits."""
 
     @property

@@ -15,18 +15,29 @@ from fractions import Fraction
 from typing import Any
 
 from selfrewarding.contract import CONTRACT_VERSION
-from selfrewarding.contract.artifacts import PAIRS, POSITIVES, ROLLOUT, attempt_prefix, stage_prefix
+from selfrewarding.contract.artifacts import (
+    EVIDENCE,
+    PAIRS,
+    PAIRS_INDEX,
+    POSITIVES,
+    ROLLOUT,
+    attempt_prefix,
+    stage_prefix,
+)
 from selfrewarding.contract.config import BuildPreferencesParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, Surroundings, report_progress
 from selfrewarding.contract.result import StageResult, result_bytes, result_digest
-from selfrewarding.data.jsonl import write_rows
+from selfrewarding.data.evidence import evidence_bytes
+from selfrewarding.data.jsonl import encode_row, write_lines, write_rows
+from selfrewarding.data.judged_measures import measure_answers, measure_pairs, texts_of
 from selfrewarding.data.judged_prompts import JudgedPrompt, JudgedResponse
-from selfrewarding.data.pairs import PairSettings, PairSummary, Positive, Preference, build_pairs
+from selfrewarding.data.pairs import PairSettings, PairSummary, Positive, build_pairs
 from selfrewarding.data.rows import Message
 from selfrewarding.data.scores import as_number, exact, mean
 from selfrewarding.store import open_store
 from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, read_jsonl, require_result, upload_files
+from selfrewarding.store.row_index import IndexWriter
 
 EXPECTED_MARGIN = Fraction(1, 4)
 """Smallest difference of expected scores: these are real numbers, so equality says nothing (number rule 5)."""
@@ -85,7 +96,12 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
     if settings.rule == "PositiveOnly":
         write_rows(output / POSITIVES, (positive_row(positive) for positive in positives))
     else:
-        write_rows(output / PAIRS, (pair.as_row() for pair in preferences))
+        index, rows = IndexWriter(), (pair.as_row() for pair in preferences)
+        write_lines(output / PAIRS, (index.add(row["key"], encode_row(row)) for row in rows))
+        (output / PAIRS_INDEX).write_bytes(index.content())
+    measures = measure_answers(prompts, min_valid=settings.min_valid, scoring=parameters.scoring)
+    measure_pairs(prompts, outcomes, pairs=settings.rule != "PositiveOnly", into=measures)
+    (output / EVIDENCE).write_bytes(evidence_bytes(measures.evidence))
     result = StageResult(
         contract=CONTRACT_VERSION,
         kind=config.kind,
@@ -103,15 +119,15 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
             "positives" if settings.rule == "PositiveOnly" else "pairs": summary.rows,
             **{_OUTCOMES[name]: count for name, count in sorted(summary.outcomes.items()) if count},
         },
-        metrics=metrics(prompts, preferences, summary, settings),
+        metrics=measures.metrics,
         report={
             "summary": summary.as_json(),
             "scoreHistogram": score_histogram(prompts, settings),
             "scoreDifferences": _spread(
                 [float(pair.chosen_score - pair.rejected_score) for pair in preferences]
             ),
-            "chosenLength": _spread([float(len(_texts(pair)[0])) for pair in preferences]),
-            "rejectedLength": _spread([float(len(_texts(pair)[1])) for pair in preferences]),
+            "chosenLength": _spread([float(len(texts_of(pair)[0])) for pair in preferences]),
+            "rejectedLength": _spread([float(len(texts_of(pair)[1])) for pair in preferences]),
             "settings": _settings_as_used(settings, parameters),
         },
         seconds=time.monotonic() - here.started,
@@ -168,28 +184,6 @@ def positive_row(positive: Positive) -> dict[str, Any]:
     return {**row, "messages": [*prompt, *completion]}
 
 
-def metrics(
-    prompts: Sequence[JudgedPrompt],
-    preferences: Sequence[Preference],
-    summary: PairSummary,
-    settings: PairSettings,
-) -> dict[str, float]:
-    """Rates over prompts, and how scores go with length (characters); a number that is not defined is left out."""
-    found: dict[str, float] = {}
-    if summary.prompts:
-        found["tieRate"] = summary.outcomes["ties"] / summary.prompts
-        if settings.rule != "PositiveOnly":
-            found["pairYield"] = len(preferences) / summary.prompts
-    if preferences:
-        chosen, rejected = zip(*(_texts(pair) for pair in preferences), strict=True)
-        found["lengthDifference"] = statistics.fmean(map(len, chosen)) - statistics.fmean(map(len, rejected))
-    scored = list(_scored(prompts, settings))
-    scores, lengths = [float(score) for score, _ in scored], [float(length) for _, length in scored]
-    if len(set(scores)) > 1 and len(set(lengths)) > 1:
-        found["scoreLengthCorrelation"] = statistics.correlation(scores, lengths)
-    return found
-
-
 def score_histogram(prompts: Iterable[JudgedPrompt], settings: PairSettings) -> dict[str, int]:
     """Answers by their mean score, rounded to a tenth, lowest first."""
     counts = Counter(round(score * 10) for score, _ in _scored(prompts, settings))
@@ -215,11 +209,6 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
         "mean": statistics.fmean(values),
         "highest": max(values),
     }
-
-
-def _texts(pair: Preference) -> tuple[str, str]:
-    responses = pair.source.responses
-    return responses[pair.chosen_index].text, responses[pair.rejected_index].text
 
 
 def _require_enough(summary: PairSummary, parameters: BuildPreferencesParameters) -> None:

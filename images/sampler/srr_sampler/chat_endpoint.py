@@ -1,9 +1,11 @@
-"""An OpenAI-compatible endpoint that is not ours, asked through `/chat/completions`: a fixed writer of prompts.
+"""An OpenAI-compatible endpoint that is not ours, asked through `/chat/completions`: a fixed writer of prompts, a referee.
 
 Purpose: the same patience as `client`, for a server of which nothing is known but its address and model name. No token
-ids and no special fields: only what every such server takes.
+ids and no special fields: only what every such server takes. So control tokens that a text spells cannot be split here
+(as `chat.ChatEncoder` does for our own servers): whether they mean anything is the endpoint's business.
 Must not: log or raise anything that holds the key.
-Neighbours: `generate_prompts` uses it where `promptGeneration.writer.endpoint` is given.
+Neighbours: `generate_prompts` uses it where `promptGeneration.writer.endpoint` is given, `referee` where
+`evaluation.headToHead.judge.endpoint` is.
 """
 
 import asyncio
@@ -21,7 +23,13 @@ from srr_sampler.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
+INCOMPLETE = "incomplete"
+"""Finish reason of an answer that came as half a document."""
 _TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=20)
+
+
+class EndpointRefused(BadConfiguration):
+    """The endpoint does not take this one request (its length, its content, a field): others may be taken."""
 
 
 class ChatEndpoint:
@@ -30,16 +38,30 @@ class ChatEndpoint:
     Args:
         endpoint: address, model name, requests in flight.
         key: bearer token, or "".
+        field: where the spec names the endpoint, for advice.
+        give_halves: return half a document as an empty answer that ended as INCOMPLETE, for callers that keep account
+            of every request; otherwise it is asked for again like any failure.
     """
 
-    def __init__(self, endpoint: EndpointSpec, key: str) -> None:
+    def __init__(
+        self,
+        endpoint: EndpointSpec,
+        key: str,
+        *,
+        field: str = "promptGeneration.writer.endpoint",
+        give_halves: bool = False,
+    ) -> None:
         self._endpoint = endpoint
+        self._field = field
+        self._give_halves = give_halves
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._places = asyncio.Semaphore(endpoint.max_concurrency)
         self._session: aiohttp.ClientSession | None = None
         self.capacity = endpoint.max_concurrency
         self.problem: str | None = None
         """Why it did not answer the last time, for people."""
+        self.repeated = 0
+        """Requests that had to be sent again."""
 
     async def __aenter__(self) -> "ChatEndpoint":
         # trust_env: an endpoint outside the cluster may only be reached through a proxy.
@@ -56,7 +78,8 @@ class ChatEndpoint:
         """One completion of a user turn; sent again until it is answered.
 
         Raises:
-            BadConfiguration: the endpoint refuses (key, model name, a field).
+            EndpointRefused: the endpoint refuses this request (400, 413, 422).
+            BadConfiguration: it refuses us (key, model name).
             Retry: it failed time and again.
         """
         body = {
@@ -77,6 +100,7 @@ class ChatEndpoint:
                 answer, self.problem, wait = await self._ask(body)
                 if answer is not None:
                     return answer
+                self.repeated += 1
                 if wait is None:
                     failures += 1
                     wait = min(30.0, 0.5 * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -99,6 +123,8 @@ class ChatEndpoint:
             return None, f"no answer ({type(error).__name__})", None
         if status == 200:
             answer = _read(content)
+            if answer is None and self._give_halves:
+                answer = Completions((Sample("", INCOMPLETE),), 0, 0)
             return answer, None if answer else f"an answer that is not whole: {content[:80]!r}", None
         said = f"HTTP {status}: {error_text(content)}"
         if status in {429, 503}:
@@ -106,11 +132,12 @@ class ChatEndpoint:
         if status >= 500 or status in {408, 425}:
             return None, said, None
         advice = {
-            401: "check the key in promptGeneration.writer.endpoint.apiKeySecretName",
-            403: "check the key in promptGeneration.writer.endpoint.apiKeySecretName",
-            404: "check promptGeneration.writer.endpoint.url and .model",
-        }.get(status, "check promptGeneration and the endpoint's limits")
-        raise BadConfiguration(f"the endpoint {self._endpoint.url} refused with {said}; {advice}")
+            401: f"check the key in {self._field}.apiKeySecretName",
+            403: f"check the key in {self._field}.apiKeySecretName",
+            404: f"check {self._field}.url and .model",
+        }.get(status, f"check {self._field.partition('.')[0]} and the endpoint's limits")
+        kind = EndpointRefused if status in {400, 413, 422} else BadConfiguration
+        raise kind(f"the endpoint {self._endpoint.url} refused with {said}; {advice}")
 
 
 def _read(content: bytes) -> Completions | None:

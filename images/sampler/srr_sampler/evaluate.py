@@ -1,22 +1,24 @@
-"""Evaluate: how well the current model judges, measured on held-out human ranks.
+"""Evaluate: how well the current model judges, measured on held-out human ranks; and what it answers.
 
 Purpose: the model judges the held-out answers (never trained on, filtered or thinned: number rule 1), and its order is
-compared with people's.
+compared with people's. Where the spec has evaluation prompts or comparisons, it answers their prompts too.
 Must not: decide what follows from the numbers (the planner's gate does).
-Neighbours: reads Prepare's held-out prompts; `selfrewarding.data.metrics` defines the metrics.
+Neighbours: reads Prepare's held-out prompts; `selfrewarding.data.metrics` defines the metrics, `answers` writes answers.
 """
 
 import json
 from fractions import Fraction
 from typing import Any
 
-from selfrewarding.contract.artifacts import HELD_OUT, JUDGEMENTS, METRICS
+from selfrewarding.contract.artifacts import ANSWERS, EVIDENCE, HELD_OUT, JUDGEMENTS, METRICS
 from selfrewarding.contract.config import EvaluateParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, Surroundings
 from selfrewarding.contract.result import StageResult
-from selfrewarding.data.metrics import ScoredPrompt, judge_metrics
+from selfrewarding.data.evidence import evidence_bytes, lowest
+from selfrewarding.data.metrics import ScoredPrompt, judge_metrics, rank_correlations
+from srr_sampler.answers import Answers, is_asked_for, write_answers
 from srr_sampler.asking import Stage, run_asking
-from srr_sampler.ranked_judging import judge_ranked
+from srr_sampler.ranked_judging import RankedJudgements, judge_ranked
 from srr_sampler.sampling import seeds_of
 
 SUMMARY_METRICS = {
@@ -42,7 +44,9 @@ async def _work(stage: Stage) -> StageResult:
     judged = await judge_ranked(stage, HELD_OUT, spec, parameters.evaluation.samples or spec.samples)
     prompts = [
         ScoredPrompt(
-            prompt.key, tuple((answer.score(spec.min_valid), answer.rank) for answer in prompt.answers)
+            prompt.key,
+            tuple((answer.score(spec.min_valid), answer.rank) for answer in prompt.answers),
+            prompt.category,
         )
         for prompt in judged.prompts
     ]
@@ -55,27 +59,66 @@ async def _work(stage: Stage) -> StageResult:
     metrics = _summary(measured)
     if judged.counted.judgements:
         metrics["validRate"] = judged.counted.valid_rate
+    answers = (
+        await write_answers(stage, parameters.evaluation) if is_asked_for(parameters.evaluation) else None
+    )
     counts = measured["counts"]
     return stage.commit(
         files={
             METRICS: (json.dumps(measured, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
             JUDGEMENTS: judged.file(),
+            EVIDENCE: evidence_bytes(
+                {"spearman": lowest(rank_correlations(prompts)), "validRate": _least_valid(judged)}
+            ),
+            **({ANSWERS: answers.file()} if answers is not None else {}),
         },
         counts={
             "prompts": counts["prompts"],
             "unjudged": counts["responses_unjudged"],
             "pairs": counts["pairs_concordant"] + counts["pairs_discordant"] + counts["pairs_tied"],
-            **judged.counted.counts(),
+            **_with_answers(judged.counted.counts(), answers),
         },
         metrics=metrics,
-        report={**judged.report, "intervals": measured["intervals"], "undefined": measured["undefined"]},
+        report={
+            **judged.report,
+            "intervals": measured["intervals"],
+            "undefined": measured["undefined"],
+            **({"answers": answers.report} if answers is not None else {}),
+        },
     )
 
 
-def _summary(measured: dict[str, Any]) -> dict[str, float]:
-    """The metrics that are defined, as shares; why others are not stands in the report."""
+def _least_valid(judged: RankedJudgements) -> list[dict[str, Any]]:
+    """The prompts whose judgements are valid least often."""
+    rates = [
+        (prompt.key, [score is not None for answer in prompt.answers for score in answer.scores])
+        for prompt in judged.prompts
+    ]
+    return lowest((key, sum(valid) / len(valid)) for key, valid in rates if not all(valid))
+
+
+def _with_answers(counts: dict[str, int], answers: Answers | None) -> dict[str, int]:
+    """The counts of the judging, with those of the answers; tokens are those of both."""
+    if answers is None:
+        return counts
+    prompt, output = answers.tokens()
     return {
+        **counts,
+        **answers.counts(),
+        "promptTokens": counts["promptTokens"] + prompt,
+        "outputTokens": counts["outputTokens"] + output,
+    }
+
+
+def _summary(measured: dict[str, Any]) -> dict[str, float]:
+    """The metrics that are defined, as shares; why others are not stands in the report. With the accuracy comes its
+    interval: a judge that is not good enough is told with it (`judge.calibration`)."""
+    found = {
         name: measured[source] / scale
         for source, (name, scale) in SUMMARY_METRICS.items()
         if measured[source] is not None
     }
+    interval = measured["intervals"]["pairwise_accuracy"]
+    if interval is not None:
+        found |= {"pairwiseAccuracyLow": interval[0] / 100, "pairwiseAccuracyHigh": interval[1] / 100}
+    return found

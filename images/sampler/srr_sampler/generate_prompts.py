@@ -19,14 +19,25 @@ from typing import Any
 
 from selfrewarding.api.algorithm import PromptGenerationSpec
 from selfrewarding.contract import environment
-from selfrewarding.contract.artifacts import DROPPED, HELD_OUT, INSTRUCTIONS, PROMPTS, RANKED
+from selfrewarding.contract.artifacts import (
+    DROPPED,
+    EVIDENCE,
+    HELD_OUT,
+    INSTRUCTIONS,
+    PROMPTS,
+    PROMPTS_INDEX,
+    RANKED,
+)
 from selfrewarding.contract.config import GeneratePromptsParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, Surroundings
 from selfrewarding.contract.result import StageResult
+from selfrewarding.data.evidence import evidence_bytes, highest
 from selfrewarding.data.few_shot import Style, few_shot_prompt
 from selfrewarding.data.jsonl import encode_row
+from selfrewarding.data.prompt_measures import measure_prompts
 from selfrewarding.store.chunks import ChunkLog, read_chunks
 from selfrewarding.store.results import read_jsonl, require_result
+from selfrewarding.store.row_index import IndexWriter
 from srr_sampler.asking import Meter, Stage, run_asking
 from srr_sampler.chat_endpoint import ChatEndpoint
 from srr_sampler.client import CompletionClient, Completions
@@ -157,10 +168,13 @@ async def _work(stage: Stage) -> StageResult:
     if len(harvest.accepted) < least:
         raise BadData(too_few(harvest, least))
     rate = meter.tokens_per_second()
+    index, (metrics, evidence) = IndexWriter(), _measures(harvest)
     return stage.commit(
         files={
-            PROMPTS: b"".join(encode_row(row) for row in harvest.accepted),
+            PROMPTS: b"".join(index.add(row["key"], encode_row(row)) for row in harvest.accepted),
+            PROMPTS_INDEX: index.content(),
             DROPPED: b"".join(encode_row(row) for row in harvest.dropped),
+            EVIDENCE: evidence_bytes(evidence),
         },
         counts={
             "prompts": len(harvest.accepted),
@@ -170,7 +184,7 @@ async def _work(stage: Stage) -> StageResult:
             "promptTokens": harvest.tokens["promptTokens"],
             "outputTokens": harvest.tokens["outputTokens"],
         },
-        metrics={"tokensPerSecond": rate} if rate is not None else {},
+        metrics=metrics | ({"tokensPerSecond": rate} if rate is not None else {}),
         report={
             "writer": {
                 **writer,
@@ -181,6 +195,24 @@ async def _work(stage: Stage) -> StageResult:
             "wanted": spec.count,
             "window": window_of(spec),
             "reasons": dict(sorted(harvest.reasons.items())),
+        },
+    )
+
+
+def _measures(harvest: Harvest) -> tuple[dict[str, float], dict[str, list[dict[str, Any]]]]:
+    """How the new prompts differ from each other and from the seeds, and the prompts that do least."""
+    keys = [row["key"] for row in harvest.accepted]
+    measured = measure_prompts(
+        [row["prompt"][0]["content"] for row in harvest.accepted],
+        [seed.text for seed in harvest.seeds],
+        harvest.spec.filters.language,
+    )
+    metrics = {"promptDiversity": measured.diversity, "promptSimilarity": measured.similarity}
+    return (
+        {name: value for name, value in metrics.items() if value is not None},
+        {
+            "promptDiversity": highest(zip(keys, measured.commonness, strict=True)),
+            "promptSimilarity": highest(zip(keys, measured.similarities, strict=True)),
         },
     )
 

@@ -4,7 +4,7 @@ Purpose: `Free`: the judge writes, and its last score line is read. `Structured`
 that stops before its score line, then one token chosen among the allowed scores (number rules 2, 3, 4 and 14).
 Must not: see more than what was newly generated when it looks for a score; repeat or store anything.
 Neighbours: `judged_rows` says which samples are missing and stores them, `client` sends, `selfrewarding.data` holds
-wording and grammar.
+wording and grammar, `closing_line` the second step.
 """
 
 import asyncio
@@ -21,12 +21,11 @@ from selfrewarding.data.judge_prompt import judge_prompt_of
 from selfrewarding.data.judgements import parse_judgement
 from selfrewarding.data.rows import Message, Role
 from selfrewarding.data.scores import as_number
-from srr_sampler.client import CompletionClient, Sample
+from srr_sampler.client import CompletionClient
+from srr_sampler.closing_line import ClosingLine, label_tokens
 from srr_sampler.encoders import Encoder
 from srr_sampler.sampling import CompletionRequest, Sampling, Seeds
 
-SCORE_STOP = "\nScore:"
-"""Structured: where the justification ends."""
 SCORE_LEAD = "\nScore: "
 """Structured: what is appended before the score is chosen."""
 TOO_LONG = "too_long"
@@ -34,40 +33,17 @@ TOO_LONG = "too_long"
 LEAST_ROOM = 16
 """Tokens below which asking for a text makes no sense."""
 _ROUND_TO = 1000
-_CONTEXT = "."
 
 
 def score_tokens(tokenizer: Any, scores: Sequence[int]) -> dict[int, int] | None:
-    """Score → token id, where each score is one token of its own after `Score: `; None if the tokenizer splits one.
-
-    Some tokenizers join the space to the digit; then that joined token is the score's.
-    """
-    ids = [_ids(tokenizer, f"{_CONTEXT}{SCORE_LEAD}{score}") for score in scores]
-    lead = len(ids[0]) - 1
-    tokens = {score: found[-1] for score, found in zip(scores, ids, strict=True)}
-    alike = all(len(found) == lead + 1 and found[:lead] == ids[0][:lead] for found in ids)
-    return tokens if alike and len(set(tokens.values())) == len(tokens) else None
+    """Score → token id, where each score is one token of its own after `Score: `; None if the tokenizer splits one."""
+    return label_tokens(tokenizer, SCORE_LEAD, scores)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def expected_score(
-    logprobs: Mapping[int, float], tokens: Mapping[int, int]
-) -> tuple[Fraction, dict[int, float]]:
-    """The mean of the scores by their renormalised probabilities, rounded to 0.001, and those probabilities by score.
-
-    Log probabilities are the model's own (vLLM: raw_logprobs, before temperature and nucleus); whether they were
-    normalised over the whole vocabulary or over the allowed tokens only makes no difference. Raises KeyError if one
-    is missing.
-    """
-    highest = max(logprobs[token] for token in tokens.values())
-    weights = {score: math.exp(logprobs[token] - highest) for score, token in tokens.items()}
-    total = math.fsum(weights.values())
-    probabilities = {score: weight / total for score, weight in weights.items()}
+def expected_score(probabilities: Mapping[int, float]) -> Fraction:
+    """The mean of the scores by their probabilities, rounded to 0.001."""
     mean = math.fsum(score * probability for score, probability in probabilities.items())
-    return Fraction(round(mean * _ROUND_TO), _ROUND_TO), probabilities
+    return Fraction(round(mean * _ROUND_TO), _ROUND_TO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +124,8 @@ class Judge:
         self.retries = 0 if self._greedy else spec.retries
         """Rounds of asking again that can change anything."""
         self.scores = list(range(spec.scores.minimum, spec.scores.maximum + 1))
-        self._tokens = score_tokens(encoder.tokenizer, self.scores) if spec.format == "Structured" else None
-        if spec.scoring == "Expected" and self._tokens is None:
+        self._line = ClosingLine(encoder, SCORE_LEAD, self.scores, what="scores", field="judge.format")
+        if spec.scoring == "Expected" and self._line.tokens is None:
             raise BadConfiguration(
                 "judge.scoring Expected needs scores that are one token each, but the judge's tokenizer splits some "
                 f"of {self.scores[0]} to {self.scores[-1]}: narrow judge.scores, or set judge.scoring to Sampled"
@@ -158,7 +134,7 @@ class Judge:
             temperature=spec.temperature,
             top_p=spec.top_p,
             max_tokens=spec.max_tokens,
-            stop=(SCORE_STOP,) if spec.format == "Structured" else (),
+            stop=(self._line.stop,) if spec.format == "Structured" else (),
             stop_token_ids=tuple(encoder.chat.stop_token_ids),
         )
 
@@ -233,53 +209,20 @@ class Judge:
         """The second step: the judge's own justification goes back to it as ordinary tokens, and a score is chosen."""
         reasoning = draft.text.rstrip()
         seed = self._seeds.of(f"{asked.key}/score", draft.sample)
-        request = self._score_request(asked.ids, reasoning, seed)
+        request = self._line.request(
+            asked.ids, reasoning, temperature=self._spec.temperature, top_p=self._spec.top_p, seed=seed
+        )
         answer = await self._client.complete(request, prefer=asked.prompt_key, first=True)
-        chosen, expected, probabilities = self._chosen(answer.samples[0])
+        chosen, probabilities = self._line.chosen(answer.samples[0])
+        expected = probabilities if self._spec.scoring == "Expected" else None
         return replace(
             draft,
             text=f"{reasoning}{SCORE_LEAD}{chosen}",
-            score=expected if self._spec.scoring == "Expected" else Fraction(chosen),
+            score=Fraction(chosen) if expected is None else expected_score(expected),
             probabilities=probabilities,
             prompt_tokens=draft.prompt_tokens + answer.prompt_tokens,
             output_tokens=draft.output_tokens + answer.output_tokens,
         )
-
-    def _score_request(self, ids: list[int], reasoning: str, seed: int) -> CompletionRequest:
-        text = self._encoder.chat.text
-        if self._tokens is None:
-            longest = max(len(text(str(score))) for score in self.scores)
-            return CompletionRequest(
-                prompt=[*ids, *text(reasoning + SCORE_LEAD)],
-                sampling=Sampling(self._spec.temperature, self._spec.top_p, longest),
-                seed=seed,
-                choices=tuple(str(score) for score in self.scores),
-            )
-        whole = text(f"{reasoning}{SCORE_LEAD}{self.scores[0]}")
-        if whole[-1] != self._tokens[self.scores[0]]:
-            # This justification's end joins with the lead in a way of its own: encode the two apart.
-            whole = [*text(reasoning), *text(f"{SCORE_LEAD}{self.scores[0]}")]
-        return CompletionRequest(
-            prompt=[*ids, *whole[:-1]],
-            sampling=Sampling(self._spec.temperature, self._spec.top_p, max_tokens=1),
-            seed=seed,
-            among=tuple(self._tokens.values()),
-        )
-
-    def _chosen(self, sample: Sample) -> tuple[int, Fraction | None, dict[int, float] | None]:
-        """The chosen score; the expected one with the probabilities, where each score is one token."""
-        by_text = {str(score): score for score in self.scores}
-        try:
-            if self._tokens is None:
-                return by_text[sample.text], None, None
-            by_token = {token: score for score, token in self._tokens.items()}
-            chosen = by_token[-1 if sample.token is None else sample.token]
-            return chosen, *expected_score(sample.logprobs or {}, self._tokens)
-        except KeyError as error:
-            raise BadConfiguration(
-                f"the judge's server does not keep to the allowed scores (it chose {sample.text!r}): judge.format "
-                "Structured needs vLLM 0.32 or later; set judge.format to Free"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)

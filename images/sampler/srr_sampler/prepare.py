@@ -1,11 +1,12 @@
 """The Prepare stage: find out all that can fail before a GPU is spent, and write the seed sets for all other stages.
 
 Way: is the store writable → the model's folder and headers → tokenizer and chat template → seed sets, split by prompt
-before any judging → lengths → write and commit. Each step adds its problems; all of them are told at once.
+before any judging, and evaluation prompts that none of them holds → lengths → write and commit. Each step adds its
+problems; all of them are told at once.
 
 Must not: import torch, read weights into memory, or leave out a row without counting it.
-Neighbours: `model_checks`, `tokenizer_checks`, `seed_sets` and `length_checks` check; the planner takes counts and
-digests from the result.
+Neighbours: `model_checks`, `tokenizer_checks`, `seed_sets`, `evaluation_prompts` and `length_checks` check; the planner
+takes counts and digests from the result.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import (
+    EVALUATION_PROMPTS,
     EVALUATIONS,
     HELD_OUT,
     INSTRUCTIONS,
@@ -38,6 +40,8 @@ from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, upload_files
 from srr_sampler import settings_report
+from srr_sampler.encoders import load_encoder
+from srr_sampler.evaluation_prompts import PromptSets, check_prompt_sets, check_room, read_prompt_sets
 from srr_sampler.length_checks import Fitting, LengthChecks
 from srr_sampler.model_checks import ModelFacts, inspect_model
 from srr_sampler.problems import Problems
@@ -53,6 +57,7 @@ from srr_sampler.tokenizer_checks import (
 )
 
 _HUB = "hf://"
+_REFEREE = "evaluation.headToHead.judge.modelUri"
 _STEPS = 6
 
 
@@ -136,7 +141,9 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
     sets = read_seed_sets(
         parameters.seed_data, parameters.judge, prompt or judge_prompt(), seed=seed, problems=problems
     )
+    evaluated = _evaluation_prompts(parameters, sets, problems)
     judge = _judge_tokenizer(parameters, work, problems)
+    _check_referee(parameters, work, problems)
     _step(4)
     fitting: Fitting | None = None
     if model and tokenizer and prompt and sets:
@@ -149,14 +156,24 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
                 problems,
                 judge_encoder=judge.encoder if judge else None,
             ).check(sets)
+    if model and tokenizer and evaluated:
+        with problems.collecting():
+            limits = (
+                (model.facts.max_positions, "the model's longest sequence"),
+                (
+                    parameters.max_model_len,
+                    "serving.maxModelLen",
+                ),
+            )
+            check_room(evaluated, tokenizer.encoder, limits)
     if sets is not None:
         _refuse_empty(sets, fitting, problems)
     problems.stop_if_any()
-    if not (model and tokenizer and prompt and sets and fitting):
+    if not (model and tokenizer and prompt and sets and fitting and evaluated):
         raise AssertionError("a check that found nothing has a result")
     _step(5)
     save_tokenizer(tokenizer.tokenizer, output / TOKENIZER)
-    return _written(parameters, _Checked(model, tokenizer, prompt, sets, fitting), output)
+    return _written(parameters, _Checked(model, tokenizer, prompt, sets, fitting, evaluated), output)
 
 
 def _model(parameters: PrepareParameters, output: Path) -> Model:
@@ -184,6 +201,18 @@ def _tokenizer(
     return None
 
 
+def _evaluation_prompts(
+    parameters: PrepareParameters, sets: SeedSets | None, problems: Problems
+) -> PromptSets | None:
+    """The evaluation prompts; none where the spec has none, None where there is a problem with them or the seed sets."""
+    specs = parameters.prompt_sets or []
+    prompts = read_prompt_sets(specs, problems)
+    if prompts is not None and sets is not None:
+        with problems.collecting():
+            return check_prompt_sets(specs, prompts, sets)
+    return None
+
+
 def _judge_tokenizer(parameters: PrepareParameters, work: Path, problems: Problems) -> RunTokenizer | None:
     """The dedicated judge's tokenizer, and fixed models' folders checked; what lies on a hub is seen when served."""
     writer = parameters.prompt_generation.writer.model_uri
@@ -200,6 +229,16 @@ def _judge_tokenizer(parameters: PrepareParameters, work: Path, problems: Proble
             check_scores(judge.tokenizer, parameters.judge)
             return judge
     return None
+
+
+def _check_referee(parameters: PrepareParameters, work: Path, problems: Problems) -> None:
+    """The fixed judge of comparisons, folder and tokenizer; the dedicated judge, where it is the same, is looked at once."""
+    uri = parameters.referee_uri
+    if uri and uri != parameters.judge.model_uri and not uri.startswith(_HUB):
+        with problems.collecting():
+            store = open_store(uri)
+            facts = inspect_model(store, field=_REFEREE, trainable=False)
+            load_encoder(fetch_tokenizer(store, work / "referee-tokenizer"), field=_REFEREE, uri=facts.uri)
 
 
 def _refuse_empty(sets: SeedSets, fitting: Fitting | None, problems: Problems) -> None:
@@ -229,6 +268,7 @@ class _Checked:
     prompt: JudgePrompt
     sets: SeedSets
     fitting: Fitting
+    evaluated: PromptSets
 
 
 def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> _Prepared:
@@ -249,6 +289,13 @@ def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> 
         counts[name] = len(rows)
         if rows:
             digests[name] = set_digest([row.key for row in rows])
+    if fitting.held_out:
+        # Metrics are told by category: other categories of the same rows give other metrics.
+        digests["heldOut"] = set_digest([row.measured_key for row in fitting.held_out])
+    if checked.evaluated.prompts:
+        write_rows(output / EVALUATION_PROMPTS, (row.as_row() for row in checked.evaluated.prompts))
+        counts["evaluationPrompts"] = len(checked.evaluated.prompts)
+        digests["evaluationPrompts"] = checked.evaluated.digest
     facts = model.facts
     counts |= {"modelBytes": facts.weights_bytes, "parameters": facts.parameters}
     if facts.max_positions is not None:
@@ -264,6 +311,7 @@ def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> 
         "tokenizer": _tokenizer_report(checked.tokenizer, facts),
         "judgePrompt": {"sha256": checked.prompt.digest, "own": parameters.judge.template is not None},
         "seedData": sets.report,
+        **({"evaluationPrompts": checked.evaluated.report} if checked.evaluated.prompts else {}),
         "lengths": fitting.report,
         "unstatedByThePaper": settings_report.unstated(parameters),
         "deviations": settings_report.deviations(parameters, facts),

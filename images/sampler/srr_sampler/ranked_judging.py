@@ -50,11 +50,13 @@ class RankedPrompt:
     key: str
     messages: Sequence[dict[str, str]]
     answers: list[RankedAnswer]
+    category: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """The row of the file `judgements.jsonl`."""
         return {
             "key": self.key,
+            **({} if self.category is None else {"category": self.category}),
             "prompt": list(self.messages),
             "responses": [
                 {"text": answer.text, "rank": answer.rank, "judgements": answer.judged.judgements_json()}
@@ -116,6 +118,7 @@ async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -
                     RankedAnswer(given["text"], int(given["rank"]), answer)
                     for given, answer in zip(row["responses"], answers, strict=True)
                 ],
+                row.get("category"),
             )
         )
     rate = meter.tokens_per_second()

@@ -12,15 +12,21 @@ A row of the file: {"key", "prompt": [messages], "responses": [{"text", "finishR
 import contextlib
 import json
 import math
+from fractions import Fraction
 from typing import Any
 
-from selfrewarding.contract.artifacts import PROMPTS, ROLLOUT, shard_key
+from selfrewarding.api.algorithm import JudgeSpec
+from selfrewarding.contract.artifacts import EVIDENCE, PROMPTS, ROLLOUT, ROLLOUT_INDEX, shard_key
 from selfrewarding.contract.config import RolloutParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, Retry, Surroundings
 from selfrewarding.contract.result import StageResult
+from selfrewarding.data.evidence import evidence_bytes, highest, lowest
 from selfrewarding.data.jsonl import encode_row
+from selfrewarding.data.judged_measures import Measures, score_piling
+from selfrewarding.data.scores import exact, mean
 from selfrewarding.store.errors import NotFound
 from selfrewarding.store.results import read_jsonl, require_result
+from selfrewarding.store.row_index import IndexWriter
 from srr_sampler.asking import Meter, Stage, prefix_cache_report, run_asking
 from srr_sampler.client import CompletionClient
 from srr_sampler.encoders import fixed_encoder, policy_encoder
@@ -176,7 +182,7 @@ def _commit(
     cache: dict[str, object],
 ) -> StageResult:
     parameters, counted = rollout.parameters, JudgementCounts()
-    content = bytearray()
+    content, index, seen = bytearray(), IndexWriter(), _Seen(parameters.judge)
     for question, answers in read_back(stage, questions):
         if len(answers) != parameters.responses.samples or any(answer.answer is None for answer in answers):
             raise Retry(
@@ -184,26 +190,30 @@ def _commit(
             )
         for answer in answers:
             counted.add(answer)
-        content += encode_row(
-            {
-                "key": question.key,
-                "prompt": list(question.messages),
-                "responses": [_response(a) for a in answers],
-            }
-        )
+        seen.add(question.key, answers)
+        row = {
+            "key": question.key,
+            "prompt": list(question.messages),
+            "responses": [_response(a) for a in answers],
+        }
+        content += index.add(question.key, encode_row(row))
     if counted.valid_rate < parameters.judge.min_valid_rate:
         raise BadData(too_few_valid(counted.valid, counted.judgements, counted.invalid, parameters))
     rate = meter.tokens_per_second()
+    measures = seen.measures(counted)
     return stage.commit(
-        files={ROLLOUT: bytes(content)},
+        files={
+            ROLLOUT: bytes(content),
+            ROLLOUT_INDEX: index.content(),
+            EVIDENCE: evidence_bytes(measures.evidence),
+        },
         counts={
             "prompts": len(questions),
             **counted.counts(),
             "truncatedAnswers": counted.truncated_answers,
         },
         metrics={
-            "validRate": counted.valid_rate,
-            "truncatedRate": counted.truncated_answers / max(1, counted.answers),
+            **measures.metrics,
             **({"tokensPerSecond": rate} if rate is not None else {}),
         },
         report={
@@ -215,6 +225,38 @@ def _commit(
             **cache,
         },
     )
+
+
+class _Seen:
+    """What of each prompt is needed to measure the whole: a few numbers, not its texts."""
+
+    def __init__(self, judge: JudgeSpec) -> None:
+        self._judge = judge
+        self._scores: list[tuple[str, list[Fraction]]] = []
+        self._valid: list[tuple[str, float]] = []
+        self._truncated: list[tuple[str, float]] = []
+
+    def add(self, key: str, answers: list[JudgedAnswer]) -> None:
+        """Note a prompt."""
+        given = [[row["score"] for row in answer.judgements] for answer in answers]
+        valid = [[exact(score) for score in one if score is not None] for one in given]
+        enough = [one for one in valid if len(one) >= self._judge.min_valid]
+        self._scores.append((key, [score for one in enough if (score := mean(one)) is not None]))
+        self._valid.append((key, sum(map(len, valid)) / max(1, sum(map(len, given)))))
+        cut = sum((answer.answer or {}).get("finishReason") == "length" for answer in answers)
+        self._truncated.append((key, cut / max(1, len(answers))))
+
+    def measures(self, counted: JudgementCounts) -> Measures:
+        """`scorePiling` stands here and in BuildPreferences: a judge that always says the same leaves no pair there."""
+        found = Measures()
+        found.add("validRate", counted.valid_rate, lowest(item for item in self._valid if item[1] < 1))
+        found.add(
+            "truncatedRate",
+            counted.truncated_answers / max(1, counted.answers),
+            highest(item for item in self._truncated if item[1]),
+        )
+        score_piling(self._scores, self._judge.scoring, found)
+        return found
 
 
 def _response(answer: JudgedAnswer) -> dict[str, Any]:

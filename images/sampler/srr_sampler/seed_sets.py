@@ -14,10 +14,12 @@ from typing import Any
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.api.data import DataSource, SeedDataSpec
 from selfrewarding.contract.keys import canonical_json
+from selfrewarding.data.contained_prompts import PromptFinder
 from selfrewarding.data.errors import DataError, shown
 from selfrewarding.data.jsonl import Row, read_stream
 from selfrewarding.data.judge_prompt import JudgePrompt, conversation_text
 from selfrewarding.data.openassistant import Tree, read_trees
+from selfrewarding.data.rank_conflicts import rank_conflicts
 from selfrewarding.data.rows import prompt_identity
 from selfrewarding.data.seed_formats import read_evaluations, read_instructions, read_ranked
 from selfrewarding.data.seed_rows import Evaluation, Instruction, RankedPrompt
@@ -172,6 +174,8 @@ def read_seed_sets(
         evaluations = reader.evaluations(spec.evaluations) if spec.evaluations else []
     if instructions is None or ranked is None or own_held_out is None or evaluations is None:
         return None
+    with problems.collecting():
+        _refuse_rank_conflicts(reader.places, ranked, own_held_out)
     held_out = own_held_out
     if spec.held_out.source is None:
         reader.places.setdefault("heldOut", reader.places.get("ranked", reader.places["instructions"]))
@@ -199,6 +203,7 @@ def _refuse_shared(
 ) -> None:
     """A held-out file of one's own may hold no prompt that is trained on: the judge's accuracy would be flattered."""
     owners = {row.prompt_identity: places["heldOut"].place(row.id) for row in held_out}
+    measuring = PromptFinder(conversation_text(row.prompt) for row in held_out)
     trained = [("instructions", row.id, row.prompt) for row in instructions]
     trained += [("ranked", row.id, row.prompt) for row in ranked]
     trained += [("evaluations", row.id, row.prompt) for row in evaluations if row.prompt]
@@ -206,6 +211,15 @@ def _refuse_shared(
         (owners[identity], places[name].place(identifier), prompt)
         for name, identifier, prompt in trained
         if (identity := prompt_identity(prompt)) in owners
+    ]
+    shared += [
+        (
+            places["heldOut"].place(held_out[number].id),
+            places["evaluations"].place(row.id),
+            held_out[number].prompt,
+        )
+        for row in evaluations
+        if row.prompt is None and (number := measuring.find(row.judge_turn)) is not None
     ]
     if not shared:
         return
@@ -222,6 +236,28 @@ def _refuse_shared(
     )
 
 
+def _refuse_rank_conflicts(
+    places: dict[str, SourceRows], ranked: Sequence[RankedPrompt], held_out: Sequence[RankedPrompt]
+) -> None:
+    """Two rows of a file that order the same answers in opposite ways: one is wrong, and nobody but people can say which."""
+    for name, rows in (("ranked", ranked), ("heldOut", held_out)):
+        conflicts = rank_conflicts(rows)
+        if not conflicts:
+            continue
+        first = conflicts[0]
+        file, _, line = places[name].place(first.second).rpartition(":")
+        more = f" ({len(conflicts)} such rows in all)" if len(conflicts) > 1 else ""
+        raise DataError(
+            file=file,
+            line=int(line) if line.isdigit() else None,
+            field="responses",
+            found=f"the answer {shown(first.worse)} ranked above {shown(first.better)}, which "
+            f"{places[name].place(first.first)} ranks the other way round for the same prompt{more}",
+            expected="rows with one prompt that do not contradict each other",
+            remedy="Correct the ranks or delete one of the two rows.",
+        )
+
+
 def _separated(
     reader: _Reader,
     instructions: Sequence[Instruction],
@@ -231,7 +267,16 @@ def _separated(
 ) -> SeedSets:
     split = separate(instructions, ranked, held_out)
     measured = {row.prompt_identity for row in split.held_out}
-    clean = [row for row in evaluations if not row.prompt or prompt_identity(row.prompt) not in measured]
+    measuring = PromptFinder(conversation_text(row.prompt) for row in split.held_out)
+    clean = [
+        row
+        for row in evaluations
+        if (
+            prompt_identity(row.prompt) not in measured
+            if row.prompt is not None
+            else measuring.find(row.judge_turn) is None
+        )
+    ]
     report = reader.report | {
         "sharedPrompts": {
             "dropped": len(split.dropped),

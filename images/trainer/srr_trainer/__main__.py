@@ -14,10 +14,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _run() -> int:
+    from selfrewarding.tracking.prometheus import measured
     from srr_trainer.failures import quiet_after_others, translate
     from srr_trainer.program import main
 
-    return run_stage(quiet_after_others(main), translate=translate)
+    return run_stage(measured(quiet_after_others(main)), translate=translate)
 
 
 if __name__ == "__main__":

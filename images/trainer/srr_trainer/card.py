@@ -50,7 +50,7 @@ def model_card(config: StageConfig, result: StageResult) -> str:
         *(f"| {name} | {value:,} |" for name, value in sorted(result.counts.items())),
         *(f"| {name} | {value:.6g} |" for name, value in sorted(result.metrics.items())),
         "",
-        "## Settings, versions, deviations",
+        "## Data digests, settings, versions, deviations",
         "",
         "```json",
         json.dumps(

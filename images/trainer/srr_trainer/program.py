@@ -25,7 +25,7 @@ from selfrewarding.contract.result import StageResult
 from selfrewarding.data.chat import ChatEncoder
 from selfrewarding.store import ArtifactStore, open_store
 from selfrewarding.store.references import refer
-from selfrewarding.store.results import commit_result, find_result, upload_files
+from selfrewarding.store.results import commit_result, find_result, require_result, upload_files
 from srr_trainer import models, saving
 from srr_trainer.card import model_card
 from srr_trainer.checkpoints import Checkpoint, CheckpointStore
@@ -180,6 +180,7 @@ def _train(stage: Stage, here: Surroundings) -> StageResult | None:
         counts["pairs"] = len(rows)
         metrics["rewardMargin"] = mean_of_last_tenth(trained.log, "rewards/margins")
     report: dict[str, object] = {
+        "data": require_result(stage.store, config.parents["prepare"]).data,
         "versions": versions(),
         "settings": settings_as_used(
             built.arguments, warmup_steps=built.trainer.plan.warmup_steps, floor=spec.min_learning_rate

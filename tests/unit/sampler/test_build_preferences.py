@@ -9,7 +9,7 @@ import pytest
 from tests.support.stages import finished, reference, stage_config, surroundings
 
 from selfrewarding.api.algorithm import PreferencesSpec
-from selfrewarding.contract.artifacts import PAIRS, POSITIVES, ROLLOUT
+from selfrewarding.contract.artifacts import EVIDENCE, PAIRS, POSITIVES, ROLLOUT, stage_prefix
 from selfrewarding.contract.config import BuildPreferencesParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, ParentMissing
 from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
@@ -164,7 +164,8 @@ def test_metrics_say_what_would_spoil_training_unseen(tmp_path: Path) -> None:
     result = run(tmp_path, OUTCOMES)
     assert result.metrics["pairYield"] == pytest.approx(1 / 5)
     assert result.metrics["tieRate"] == pytest.approx(1 / 5)
-    assert result.metrics["lengthDifference"] == len("a long good answer") - len("bad")
+    assert result.metrics["lengthRatio"] == len("a long good answer") / len("bad")
+    assert result.metrics["scoreGap"] == pytest.approx(14 / 3 - 3 / 2)
     scored = [
         (statistics.fmean(s for s in scores if s is not None), len(text))
         for row in OUTCOMES
@@ -180,6 +181,24 @@ def test_metrics_say_what_would_spoil_training_unseen(tmp_path: Path) -> None:
     assert isinstance(histogram, dict)
     assert sum(histogram.values()) == len(scored)
     assert list(histogram) == sorted(histogram, key=float)
+
+
+def test_evidence_names_rows_that_are_there(tmp_path: Path) -> None:
+    result = run(tmp_path, OUTCOMES)
+    content = open_store((tmp_path / "store").as_uri()).read(
+        f"{stage_prefix(result.kind, result.key)}/{result.files[EVIDENCE].path}"
+    )
+    evidence = json.loads(content)
+    (pair,) = rows_of(tmp_path, result, PAIRS)
+    assert [row["key"] for row in evidence["scoreGap"]] == [pair["key"]]
+    assert evidence["lengthRatio"] == [{"key": pair["key"], "value": 6.0}]
+    assert evidence["tieRate"] == [{"key": "tie", "value": 2.0}]
+    assert {row["key"] for row in evidence["pairYield"]} == {"tie", "same text", "cut", "unjudged"}
+    assert {row["key"] for rows in evidence.values() for row in rows} <= {
+        pair["key"],
+        *(row["key"] for row in OUTCOMES),
+    }
+    assert set(evidence) <= set(result.metrics)
 
 
 def test_too_few_pairs_say_why_and_what_helps(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from selfrewarding.api.algorithm import (
     PromptGenerationSpec,
     PromptWriterSpec,
 )
+from selfrewarding.contract.artifacts import EVIDENCE, stage_prefix
 from selfrewarding.contract.config import GeneratePromptsParameters, StageConfig
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.data.prompt_measures import measure_prompts
 from selfrewarding.store.chunks import read_rows
 from selfrewarding.store.results import read_jsonl
 from srr_sampler import generate_prompts
@@ -259,7 +261,7 @@ def test_the_summary_fits_the_termination_message(
     assert result is not None
     names = [*result.counts, *generate_prompts._REASONS.values()]
     huge = result.model_copy(update={"counts": dict.fromkeys(names, 123_456_789), "seconds": 604_800.0})
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= 512
+    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
 
 
 def test_useful_requests_follow_the_yield() -> None:
@@ -269,3 +271,20 @@ def test_useful_requests_follow_the_yield() -> None:
     harvest.accepted.extend({} for _ in range(80))
     harvest.read = 10
     assert harvest.useful_requests() == 5
+
+
+def test_new_prompts_are_measured_against_each_other_and_the_seeds(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    result = generate_prompts.main(configure(place, tokenizer_folder, count=16), place.here())
+    assert result is not None
+    texts = {row["key"]: row["prompt"][0]["content"] for row in rows_of(place, result)}
+    measured = measure_prompts(list(texts.values()), SEEDS, "English")
+    assert result.metrics["promptDiversity"] == pytest.approx(measured.diversity)
+    assert result.metrics["promptSimilarity"] == pytest.approx(measured.similarity)
+    content = place.store.read(f"{stage_prefix(result.kind, result.key)}/{result.files[EVIDENCE].path}")
+    evidence = json.loads(content)
+    for name in ("promptDiversity", "promptSimilarity"):
+        assert len(evidence[name]) == 5
+        assert {row["key"] for row in evidence[name]} <= set(texts)
+    assert evidence["promptSimilarity"][0]["value"] == pytest.approx(max(measured.similarities), abs=1e-6)

@@ -17,8 +17,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from selfrewarding.api.algorithm import JudgeSpec, ScoresSpec
 from selfrewarding.contract.config import ServedModel
 from selfrewarding.contract.program import BadConfiguration
+from selfrewarding.data.comparison_prompt import PREFERENCE_LEAD, VERDICTS
 from selfrewarding.data.errors import DataError
 from srr_sampler.client import CompletionClient
+from srr_sampler.closing_line import label_probabilities, label_tokens
 from srr_sampler.encoders import Encoder, load_encoder
 from srr_sampler.judged_rows import Round, next_round
 from srr_sampler.judging import Judge, expected_score, score_tokens
@@ -61,12 +63,16 @@ async def ask(judge: Judge, text: str = "4", *, first: int = 0, count: int = 3) 
 
 
 def merging_tokenizer(*tokens: str) -> Tokenizer:
-    """Byte-level BPE that joins the given two-character texts into one token each."""
+    """Byte-level BPE that joins the given texts into one token each, character by character."""
     byte = {chr(number): character for number, character in enumerate(_alphabet())}
     vocabulary = {character: number for number, character in enumerate(_alphabet())}
-    merges = [(byte[token[0]], byte[token[1]]) for token in tokens]
-    for left, right in merges:
-        vocabulary[left + right] = len(vocabulary)
+    merges = []
+    for token in tokens:
+        left = byte[token[0]]
+        for right in (byte[character] for character in token[1:]):
+            merges.append((left, right))
+            left += right
+            vocabulary[left] = len(vocabulary)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -102,6 +108,14 @@ def test_rule_04_scores_of_several_tokens_have_none(encoder: Encoder) -> None:
     assert score_tokens(Wrapped(merging_tokenizer(" 3")), range(6)) is None, "one digit differs in two tokens"
 
 
+def test_rule_04_verdicts_are_chosen_among_tokens_where_each_is_one() -> None:
+    tokenizer = merging_tokenizer(" A", " B", " Tie")
+    found = label_tokens(Wrapped(tokenizer), PREFERENCE_LEAD, VERDICTS)
+    assert found is not None
+    assert [tokenizer.id_to_token(found[label]) for label in ("A", "B", "Tie")] == ["ĠA", "ĠB", "ĠTie"]
+    assert label_tokens(Wrapped(merging_tokenizer(" A", " B")), PREFERENCE_LEAD, VERDICTS) is None
+
+
 async def test_rule_04_expected_scores_of_several_tokens_are_refused(
     client: CompletionClient, encoder: Encoder
 ) -> None:
@@ -117,14 +131,15 @@ def test_rule_04_the_expected_score_is_the_mean_by_renormalised_probabilities(
     logprobs: list[float], shift: float
 ) -> None:
     tokens = {score: 100 + score for score in range(6)}
-    score, probabilities = expected_score({100 + i: value for i, value in enumerate(logprobs)}, tokens)
+    probabilities = label_probabilities({100 + i: value for i, value in enumerate(logprobs)}, tokens)
+    score = expected_score(probabilities)
     weights = [math.exp(value) for value in logprobs]
     mean = sum(i * weight for i, weight in enumerate(weights)) / sum(weights)
     assert abs(score - Fraction(mean)) <= Fraction(501, 1_000_000)
     assert score.limit_denominator(1000) == score
     assert 0 <= score <= 5
     assert sum(probabilities.values()) == pytest.approx(1)
-    shifted = expected_score({100 + i: value + shift for i, value in enumerate(logprobs)}, tokens)[1]
+    shifted = label_probabilities({100 + i: value + shift for i, value in enumerate(logprobs)}, tokens)
     assert shifted == pytest.approx(probabilities), "over all tokens or over the allowed ones: no difference"
 
 

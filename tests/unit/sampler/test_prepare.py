@@ -14,7 +14,7 @@ from tests.support.tiny_model import CHATML, PARAMETERS, POSITIONS
 
 from selfrewarding.contract.artifacts import EVALUATIONS, HELD_OUT, INSTRUCTIONS, RANKED
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
 from selfrewarding.store import open_store
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.results import read_file
@@ -81,6 +81,20 @@ def test_rule_01_held_out_rows_keep_every_answer_and_rank(bench: Bench) -> None:
     given = {row["prompt"]: row["responses"] for row in RANKED_ROWS}
     for row in bench.rows(result, HELD_OUT):
         assert row["responses"] == given[row["prompt"][0]["content"]]
+
+
+def test_held_out_rows_keep_their_category_and_another_is_measured_anew(tmp_path: Path, model: Path) -> None:
+    def prepared(category: str) -> tuple[Bench, StageResult]:
+        bench = Bench(tmp_path / category, model)
+        rows = [ranked(number, category=category) for number in range(8)]
+        held_out = {"source": {"uri": bench.put("h.jsonl", rows[:4]), "format": "Ranked"}}
+        train = {"uri": bench.put("t.jsonl", rows[4:]), "format": "Ranked"}
+        return bench, bench.run(bench.seeds(ranked=train, heldOut=held_out))
+
+    (bench, first), (_, second) = prepared("Natural"), prepared("GPTInst")
+    assert [row["category"] for row in bench.rows(first, HELD_OUT)] == ["Natural"] * 4
+    assert first.data["heldOut"] != second.data["heldOut"], "metrics are told by category"
+    assert first.data["ranked"] == second.data["ranked"], "EFT reads no category"
 
 
 def test_rule_01_an_own_held_out_row_that_is_trained_on_is_refused_with_both_places(bench: Bench) -> None:

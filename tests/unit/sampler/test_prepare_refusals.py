@@ -127,6 +127,20 @@ def test_a_judge_template_without_its_placeholders_is_refused(bench: Bench, temp
         bench.run(judge={"template": template})
 
 
+def test_a_fixed_judge_of_comparisons_is_looked_at_too(tmp_path: Path, bench: Bench) -> None:
+    referee = make_model(tmp_path / "referee")
+    assert bench.run(referee_uri=referee.as_uri()).counts["instructions"] == 10
+    (referee / "tokenizer.json").write_text("{")
+    field = r"evaluation\.headToHead\.judge\.modelUri: "
+    config = bench.config(referee_uri=referee.as_uri()).model_copy(update={"key": "e" * 64})
+    here = surroundings(tmp_path / "scratch")
+    with pytest.raises(BadConfiguration, match=f"{field}the tokenizer in .* cannot be loaded"):
+        prepare.main(config, here)
+    (referee / "model.safetensors").unlink()
+    with pytest.raises(BadConfiguration, match=f"{field}.* neither model.safetensors nor"):
+        prepare.main(config, here)
+
+
 def test_a_dedicated_judge_is_looked_at_too(tmp_path: Path, bench: Bench) -> None:
     judge = make_model(tmp_path / "judge")
     (judge / "model.safetensors").unlink()

@@ -8,10 +8,12 @@ import pytest
 from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
 
-from selfrewarding.api.algorithm import EvaluationSpec, EvaluationsSpec, JudgeSpec
+from selfrewarding.api.algorithm import EvaluationsSpec, JudgeSpec
+from selfrewarding.api.evaluation import EvaluationSpec
+from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.config import BuildEvaluationsParameters, EvaluateParameters, StageConfig
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
 from selfrewarding.store.results import read_file, read_jsonl
 from srr_sampler import build_evaluations, evaluate
 
@@ -151,6 +153,8 @@ def test_a_perfect_judge_is_measured_as_perfect(
     assert result is not None
     assert result.metrics == {
         "pairwiseAccuracy": 1.0,
+        "pairwiseAccuracyLow": 1.0,
+        "pairwiseAccuracyHigh": 1.0,
         "fiveBest": 1.0,
         "exactMatch": 1.0,
         "spearman": pytest.approx(1.0),
@@ -252,4 +256,59 @@ def test_the_summary_fits_the_termination_message(
             "seconds": 604_800.0,
         }
     )
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= 512
+    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
+
+
+def test_metrics_are_told_by_category_where_held_out_rows_have_one(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
+    rows = ranked("h", 6)
+    for number, row in enumerate(rows):
+        if number:
+            row["category"] = "Neighbor" if number % 2 else "Natural"
+    config = place.config(
+        EvaluateParameters(judge=JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=1, bootstrap=100)),
+        prepare=place.prepare(tokenizer=tokenizer_folder, held_out=rows),
+    )
+    result = evaluate.main(config, place.here())
+    assert result is not None
+    path = result.files["metrics.json"].path
+    measured = json.loads(place.store.read(f"{stage_prefix(result.kind, result.key)}/{path}"))
+    assert measured["counts"]["prompts"] == 6
+    assert {name: one["counts"]["prompts"] for name, one in measured["by_category"].items()} == {
+        "Natural": 2,
+        "Neighbor": 3,
+    }
+    assert measured["by_category"]["Natural"]["intervals"]["spearman"] == [pytest.approx(1), pytest.approx(1)]
+    judged = rows_of(place, result, "judgements.jsonl")
+    assert [row.get("category") for row in judged] == [row.get("category") for row in rows]
+
+
+def test_evidence_names_the_prompts_where_the_judge_goes_wrong(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    rows = ranked("h", 8)
+    wrong, silent = rows[2]["prompt"][0]["content"], rows[5]["prompt"][0]["content"]
+
+    def reply(asked: Asked, seed: int) -> tuple[str, str]:
+        if silent in asked.prompt:
+            return "No idea.", "stop"
+        scores = (
+            {"best": 1, "middle": 3, "worst": 5}
+            if wrong in asked.prompt
+            else {"best": 5, "middle": 3, "worst": 1}
+        )
+        text, finish = by_quality(scores)(asked, seed)
+        return str(text), str(finish)
+
+    server.reply = reply
+    config = place.config(
+        EvaluateParameters(judge=JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=1, bootstrap=100)),
+        prepare=place.prepare(tokenizer=tokenizer_folder, held_out=rows),
+    )
+    result = evaluate.main(config, place.here())
+    assert result is not None
+    evidence = json.loads(read_file(place.store, result, "evidence.json"))
+    assert evidence["spearman"][0] == {"key": rows[2]["key"], "value": -1.0}
+    assert evidence["validRate"] == [{"key": rows[5]["key"], "value": 0.0}]

@@ -11,9 +11,10 @@ from tests.support.scripted_server import Asked, Fault, ScriptedServer, default_
 from tests.support.tiny_tokenizer import CONTROL, control_id
 
 from selfrewarding.api.algorithm import JudgeSpec, ResponsesSpec
+from selfrewarding.contract.artifacts import EVIDENCE, stage_prefix
 from selfrewarding.contract.config import RolloutParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, Retry
-from selfrewarding.contract.result import StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
 from selfrewarding.store.results import read_jsonl
 from srr_sampler import rollout
 from srr_sampler.rollout import upper_bound
@@ -383,4 +384,30 @@ def test_the_summary_fits_the_termination_message_of_a_huge_run(
             "seconds": 604_800.0,
         }
     )
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= 512
+    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
+
+
+def test_evidence_names_the_prompts_behind_each_rate(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    """One prompt's answers are all cut, another's judgements are all invalid, and all others have one score."""
+
+    def reply(asked: Asked, seed: int) -> tuple[str, str]:
+        if asked.kind == "judgement":
+            return ("No idea." if PROMPTS[1] in asked.prompt else "Fine.\nScore: 4"), "stop"
+        return f"answer {seed}", "length" if PROMPTS[0] in asked.prompt else "stop"
+
+    server.reply = reply
+    judge = JudgeSpec(samples=2, retries=0)
+    result = rollout.main(configure(place, tokenizer_folder, judge=judge), place.here())
+    assert result is not None
+    rows = rows_of(place, result)
+    keys = {row["prompt"][0]["content"]: row["key"] for row in rows}
+    content = place.store.read(f"{stage_prefix(result.kind, result.key)}/{result.files[EVIDENCE].path}")
+    evidence = json.loads(content)
+    assert evidence["truncatedRate"] == [{"key": keys[PROMPTS[0]], "value": 1.0}]
+    assert evidence["validRate"] == [{"key": keys[PROMPTS[1]], "value": 0.0}]
+    assert keys[PROMPTS[1]] not in {row["key"] for row in evidence["scorePiling"]}
+    assert result.metrics["scorePiling"] == 1.0
+    assert result.metrics["truncatedRate"] == pytest.approx(1 / len(rows))
+    assert result.metrics["validRate"] == pytest.approx(1 - 1 / len(rows))
