@@ -8,6 +8,7 @@ Neighbours: `contract.result` says what a result is; every stage program uses th
 import hashlib
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from selfrewarding.contract.keys import short
 from selfrewarding.contract.program import ParentMissing
 from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.contract.version import code_version
 from selfrewarding.store.digests import FileDigest
 from selfrewarding.store.errors import Corrupt, NotFound
 from selfrewarding.store.protocol import ArtifactStore
@@ -45,7 +47,12 @@ def require_result(store: ArtifactStore, ref: StageRef) -> StageResult:
 
 
 def commit_result(store: ArtifactStore, result: StageResult) -> StageResult:
-    """Write a result unless there is one; returns the one that is in the store now."""
+    """Write a result, with the time and the code's version, unless there is one; returns the one that is in the store now."""
+    stamps = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code_version(result.kind),
+    }
+    result = result.model_copy(update=stamps)
     if store.create(f"{stage_prefix(result.kind, result.key)}/{RESULT}", result_bytes(result)):
         return result
     found = _read(store, result.kind, result.key)

@@ -32,8 +32,8 @@ def test_what_resolve_finds_is_used_from_then_on_and_what_it_does_not_find_is_no
 ) -> None:
     assert find_and_refer(store, RUN, KIND, KEY) is None
     assert keys(store) == []
-    commit_result(store, RESULT)
-    assert find_and_refer(store, RUN, KIND, KEY) == RESULT
+    committed = commit_result(store, RESULT)
+    assert find_and_refer(store, RUN, KIND, KEY) == committed
     assert f"{STAGE}/runs/uid-1" in keys(store)
 
 

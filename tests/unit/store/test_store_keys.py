@@ -103,7 +103,7 @@ def test_an_address_that_cannot_be(uri: str, said: str) -> None:
             {"SRR_S3_ADDRESSING": "paths"},
             "SRR_S3_ADDRESSING is 'paths'; it must be one of auto, path, virtual",
         ),
-        ({"SRR_S3_TRANSFER": "fast"}, "SRR_S3_TRANSFER is 'fast'; it must be one of python, crt"),
+        ({"SRR_S3_TRANSFER": "fast"}, "SRR_S3_TRANSFER is 'fast'; it must be one of auto, python"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_MAX_ATTEMPTS is 'many'"),
     ],
 )
