@@ -90,6 +90,10 @@ lock: $(UV) ## Resolve pyproject.toml again into requirements/ (UPGRADE=1: to th
 	lock pyproject.toml --extra trainer --no-emit-package deepspeed --output-file images/trainer/requirements.txt; \
 	for package in cyclonedx-bom hatchling torch; do echo "$$package" | lock - --output-file requirements/$$package.txt; done; \
 	echo deepspeed | lock - --no-deps --output-file requirements/deepspeed.txt
+	@# In an environment of their own: the project's versions are no constraint.
+	@'$(UV)' pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
+	    requirements/benchmarks.in --output-file requirements/benchmarks.txt
 	@! grep -nE '^(-|[^#]*(://|index-url|find-links))' $(REQUIREMENTS) || { \
 	    echo 'A list of requirements names a place: only versions and digests belong there.' >&2; exit 1; }
 
@@ -154,12 +158,24 @@ sbom: $(SBOM_TOOL) ## What Python packages are in each image (CycloneDX 1.6), in
 
 ## ---------------------------------------------------------------- tests
 
+# alpaca_eval, lm_eval and MLflow, in an environment of their own that checkouts share.
+BENCHMARKS := $(SRR_CACHE)/benchmarks/$(shell cat requirements/benchmarks.txt | sha256sum | cut -c1-16)
+
+$(BENCHMARKS): | $(UV)
+	@'$(UV)' venv --quiet --clear --relocatable --python '$(PYTHON)' '$@.part'
+	@'$(UV)' pip install --quiet --python '$@.part/bin/python' --no-deps --require-hashes --requirement requirements/benchmarks.txt
+	@rm -rf '$@' && mv '$@.part' '$@'
+
+.PHONY: benchmarks
+benchmarks: $(BENCHMARKS) ## Install the real benchmarks and trackers that test-local starts; prints their folder
+	@echo '$(BENCHMARKS)'
+
 .PHONY: test
 test: env ## All checks and tests, with the seconds of each part
 	@$(PYTHON) .ci/parts.py --reports $(REPORTS) --beside cluster-ready check test-unit test-local test-cluster
 
 .PHONY: test-unit
-test-unit: env ## Unit, controller and golden tests: under a minute, no torch, no S3 server (JOBS=n: processes)
+test-unit: env ## Unit, controller and golden tests: about a minute, no torch, no S3 server (JOBS=n: processes)
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal --timeout 300 --junitxml $(REPORTS)/test-unit.xml $(UNIT_TESTS)
 
 .PHONY: test-local
@@ -186,7 +202,9 @@ bench: env ## Benchmarks: ratios, and the operator's own numbers (about 25 minut
 	@$(PY) tests/bench/rouge_filter.py
 	@$(PY) tests/bench/store_transfer.py
 	@$(PY) tests/bench/rollout_client.py --model $(MODEL)
+	@$(PY) tests/bench/explain_speed.py
 	@$(PY) tests/bench/operator_numbers.py
+	@$(PY) tests/bench/report_build.py
 
 .PHONY: bench-kill
 bench-kill: env ## kill -9 in the middle of every stage of a small run, compared with an undisturbed one

@@ -8,14 +8,18 @@ import sys
 
 import typer
 
-from selfrewarding.cli import data
+from selfrewarding.cli import data, export
+from selfrewarding.cli.approve import approve_command
 from selfrewarding.cli.crd import crd_command
+from selfrewarding.cli.explain import explain_command
 from selfrewarding.cli.local import local_command
 from selfrewarding.cli.models import models_command
 from selfrewarding.cli.operator import operator_command
 from selfrewarding.cli.plan import plan_command
 from selfrewarding.cli.render import render_command
+from selfrewarding.cli.report import report_command
 from selfrewarding.cli.status import status_command
+from selfrewarding.cli.trace import trace_command
 from selfrewarding.cli.validate import validate_command
 
 BAD_INPUT = 2
@@ -35,9 +39,14 @@ app.command("render")(render_command)
 app.command("local")(local_command)
 app.command("status")(status_command)
 app.command("models")(models_command)
+app.command("approve")(approve_command)
+app.command("explain")(explain_command)
+app.command("trace")(trace_command)
+app.command("report")(report_command)
 app.command("crd")(crd_command)
 app.command("operator")(operator_command)
 app.add_typer(data.app, name="data")
+app.add_typer(export.app, name="export")
 
 
 def main() -> None:

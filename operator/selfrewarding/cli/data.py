@@ -288,9 +288,10 @@ def judge_metrics(
 ) -> None:
     """Measure how well a judge's scores agree with human ranks.
 
-    In: `{"id", "responses": [{"score": number|null, "human_rank": int}]}`, rank 0 is best. Out: one JSON object with
-    pairwise accuracy, 5-best %, exact match %, Spearman, Kendall tau, a 95 % interval for each, counts, and under
-    `conventions` how ties and missing scores are treated. What is not defined is null, with its reason in `undefined`.
+    In: `{"id", "responses": [{"score": number|null, "human_rank": int}], "category"?}`, rank 0 is best. Out: one JSON
+    object with pairwise accuracy, 5-best %, exact match %, Spearman, Kendall tau, a 95 % interval for each, counts, and
+    under `conventions` how ties and missing scores are treated. What is not defined is null, with its reason in
+    `undefined`. Where rows carry a category (or subset), `by_category` has all of it for each.
 
     Example: `srr data judge-metrics held-out.jsonl`
     """

@@ -153,34 +153,41 @@ def _dot(run: "RunFile", graph: "Graph") -> str:
 
 
 def _print_table(run: "RunFile", graph: "Graph", estimates: "list[StageEstimate]", *, known: bool) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from selfrewarding.plan.estimates import readable
 
-    table = Table(title=f"{run.metadata.name}: M0 to M{run.spec.iterations}", title_justify="left")
-    for name in ("It.", "Stage", "Runs as", "Asks", "GPUs", "Generates", "Trains on", "Memory", "Key"):
-        table.add_column(
-            name, justify="right" if name in ("It.", "GPUs", "Generates", "Trains on") else "left"
-        )
-    before = 0
+    rows: list[dict[str, str]] = []
     for stage, one in zip(graph.stages, estimates, strict=True):
-        if stage.iteration != before:
-            table.add_section()
-            before = stage.iteration
         described = _described(stage, one, known)
-        memory = ", ".join(readable(size) for size in dict.fromkeys(described["memoryBytes"].values()))
-        table.add_row(
-            str(stage.iteration or ""),
-            stage.kind,
-            described["runsAs"],
-            ", ".join(dict.fromkeys(described["asks"].values())),
-            str(described["gpus"] or ""),
-            f"≤ {one.generated_tokens:,}" if one.generated_tokens else "",
-            f"≤ {one.trained_tokens:,}" if one.trained_tokens else "",
-            memory,
-            stage.short if known else "",
+        rows.append(
+            {
+                "#": str(stage.iteration or ""),
+                "Stage": stage.kind,
+                "Runs as": described["runsAs"],
+                "Asks": ", ".join(dict.fromkeys(holder.model.name for holder in stage.holders.values())),
+                "GPUs": str(described["gpus"] or ""),
+                "Writes": _tokens(one.generated_tokens),
+                "Trains": _tokens(one.trained_tokens),
+                "Memory": ", ".join(
+                    readable(size) for size in dict.fromkeys(described["memoryBytes"].values())
+                ),
+                "Key": stage.short if known else "",
+            }
         )
+    table = Table(
+        title=f"{run.metadata.name}: M0 to M{run.spec.iterations}", title_justify="left", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
+    # A terminal of 80 columns has no room for what is not there.
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    numbers = ("#", "GPUs", "Writes", "Trains", "Memory")
+    for name in names:
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name == "Stage")
+    for row, after in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        table.add_row(*(row[name] for name in names), end_section=row["#"] != after["#"])
     console = Console()
     console.print(table)
     generated, trained = (
@@ -193,3 +200,11 @@ def _print_table(run: "RunFile", graph: "Graph", estimates: "list[StageEstimate]
         console.print(
             "Keys are known once Prepare has read the data; memory, once it has read the model or with --parameters."
         )
+
+
+def _tokens(number: int) -> str:
+    """A bound as people say it: ≤ 1.02 M."""
+    for size, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= size:
+            return f"≤ {number / size:.3g}{name}"
+    return f"≤ {number}" if number else ""
