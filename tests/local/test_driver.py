@@ -73,9 +73,14 @@ class Workplace:
         return process
 
     def order(self) -> list[str]:
-        """Kind, iteration and attempt of each stage in the order in which it ran, Resolve left out."""
+        """Kind, iteration and attempt of each stage in the order in which it ran; Resolve and Report left out."""
         lines = (self.steering / "order").read_text().splitlines()
-        return [line for line in lines if not line.startswith("Resolve")]
+        return [line for line in lines if not line.startswith(("Resolve", "Report"))]
+
+    def reports(self) -> list[str]:
+        """Likewise, of the reports alone: they run beside the stages."""
+        lines = (self.steering / "order").read_text().splitlines()
+        return [line for line in lines if line.startswith("Report")]
 
     def wait_for(self, line: str, timeout: float = 120.0) -> None:
         until = time.monotonic() + timeout
@@ -116,6 +121,7 @@ def test_a_whole_run_and_what_is_told_of_it(place):
     ended = place.srr("local", "-f", "run.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert place.order() == ALL
+    assert place.reports() == ["Report 1 1", "Report 2 1"]
     assert place.survivors() == {}
 
     # The final tables: what was made, why the rest was not, what it took, and where it lies.
@@ -238,6 +244,7 @@ def test_an_edit_computes_again_exactly_what_depends_on_it(place):
     # Prepare checks every edit; of the rest only DPO reads beta, and only the measuring of its model follows.
     again = [line.rsplit(" ", 1)[0] for line in place.order()[len(ALL) :]]
     assert again == ["Prepare 0", "PreferenceOptimize 2", "Evaluate 2"]
+    assert place.reports()[-1] == "Report 2 1"
 
 
 def test_what_cannot_go_on_is_refused_with_exit_code_2_and_no_traceback(place):
@@ -278,10 +285,26 @@ def test_a_gate_that_holds_ends_the_start_and_the_annotation_lets_it_go_on(place
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert 'selfrewarding.dev/approve: "1"' in ended.stdout
     assert place.order() == ALL[:5]
+    assert place.reports() == ["Report 1 1"], "a person reads it before the gate is opened"
     place.raw["metadata"]["annotations"] = {"selfrewarding.dev/approve": "1"}
     place.write()
     assert place.srr("local", "-f", "run.yaml", "--until", "GeneratePrompts").returncode == 0
     assert place.order() == ALL[:6]
+
+
+def test_a_gate_that_holds_lets_go_after_srr_approve(place):
+    place.raw["spec"]["gate"] = {"approval": "Manual"}
+    place.write()
+    ended = place.srr("local", "-f", "run.yaml")
+    name = place.raw["metadata"]["name"]
+    assert f"srr approve {name} -n default --artifacts" in ended.stdout
+    refused = place.srr("approve", name, "--artifacts", "artifacts", "--iteration", "2")
+    assert (refused.returncode, "holds M1 (iteration 1)" in refused.stderr) == (2, True)
+    approved = place.srr("approve", name, "--artifacts", "artifacts")
+    assert approved.returncode == 0, approved.stdout + approved.stderr
+    assert f"Approved M1 (iteration 1) of default/{name}" in approved.stdout
+    assert place.srr("local", "-f", "run.yaml", "--until", "GeneratePrompts").returncode == 0
+    assert place.order()[-1] == "GeneratePrompts 2 1"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(place):

@@ -22,11 +22,12 @@ from tests.support.small_run import (
     rows,
     srr,
     start,
+    status,
     tail,
     wait_until,
 )
 
-from selfrewarding.contract.artifacts import PAIRS, PROMPTS, ROLLOUT
+from selfrewarding.contract.artifacts import ANSWERS, COMPARISONS, PAIRS, PROMPTS, ROLLOUT
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,8 @@ def test_every_stage_ran_once_for_its_key(finished: dict[str, Any], artifacts: P
     for kind in ("TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "GeneratePrompts", "Rollout",
                  "BuildPreferences", "PreferenceOptimize"):  # fmt: skip
         assert len(results(artifacts, kind)) == 1, kind
-    assert len(results(artifacts, "Evaluate")) == 2
+    for kind, times in (("Evaluate", 3), ("Compare", 2), ("Report", 2)):
+        assert len(results(artifacts, kind)) == times, kind
 
 
 def test_every_pair_traces_back_to_its_prompt_and_answers(finished: dict[str, Any], artifacts: Path) -> None:
@@ -123,6 +125,50 @@ def test_dpo_starts_at_log_2_and_the_held_out_ranks_are_measured(
         assert 0 <= evaluated.metrics["pairwiseAccuracy"] <= 1
 
 
+def test_every_model_answers_the_prompts_that_it_is_compared_on(
+    finished: dict[str, Any], artifacts: Path
+) -> None:
+    answered = [
+        [json.loads(line) for line in (folder / result.files[ANSWERS].path).read_text().splitlines()]
+        for folder, result in results(artifacts, "Evaluate")
+    ]
+    assert [len(rows) for rows in answered] == [2, 2, 2]
+    assert len({tuple(row["key"] for row in rows) for rows in answered}) == 1
+    assert all(row["answers"][0]["text"] for rows in answered for row in rows)
+
+
+def test_models_are_compared_in_both_orders_and_every_structured_verdict_is_valid(
+    finished: dict[str, Any], artifacts: Path
+) -> None:
+    first, second = sorted(results(artifacts, "Compare"), key=lambda found: found[1].iteration)
+    for (folder, result), opponents in ((first, {"baseline"}), (second, {"previous", "baseline"})):
+        found = [
+            json.loads(line) for line in (folder / result.files[COMPARISONS].path).read_text().splitlines()
+        ]
+        assert {row["opponent"] for row in found} == opponents
+        assert len(found) == 2 * len(opponents) == result.counts["judged"]
+        for row in found:
+            assert row["preference"] in {1, 1.5, 2}
+            assert row["answer"] != row["other"], "nobody is asked about equal answers"
+            assert len(row["verdicts"]) == 2
+            for verdict in row["verdicts"]:
+                (asked,) = verdict["tries"]
+                assert verdict["verdict"] == asked["verdict"] in {"A", "B", "Tie"}
+                assert asked["text"].endswith(f"\nPreference: {asked['verdict']}")
+                assert sum(asked["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        wins = [row["preference"] - 1 for row in found if row["opponent"] == "baseline"]
+        assert result.metrics["winRateBaseline"] == pytest.approx(sum(wins) / 2)
+        assert result.report["judge"]["fixed"] is False  # type: ignore[index]
+        assert result.report["judge"]["format"] == "Structured"  # type: ignore[index]
+
+
+def test_win_rates_stand_in_the_status(finished: dict[str, Any], artifacts: Path) -> None:
+    (_, compared) = max(results(artifacts, "Compare"), key=lambda found: found[1].iteration)
+    (m2,) = (model for model in status(artifacts)["models"] if model["name"] == "M2")
+    for name in ("winRate", "winRateBaseline"):
+        assert m2["metrics"][name] == pytest.approx(compared.metrics[name])
+
+
 def test_no_process_is_left_over(finished: dict[str, Any], artifacts: Path) -> None:
     assert pods_of(artifacts) == []
 
@@ -141,8 +187,8 @@ def test_the_same_command_again_computes_nothing(finished: dict[str, Any], artif
 
 def test_status_and_models_are_json_for_scripts(finished: dict[str, Any], artifacts: Path) -> None:
     common = ["-f", str(artifacts / "run.yaml"), "--artifacts", str(artifacts), "-o", "json"]
-    status = json.loads(subprocess.run([srr(), "status", *common], check=True, capture_output=True).stdout)
+    told = json.loads(subprocess.run([srr(), "status", *common], check=True, capture_output=True).stdout)
     models = json.loads(subprocess.run([srr(), "models", *common], check=True, capture_output=True).stdout)
-    assert status
+    assert told
     assert [model["name"] for model in models][-2:] == ["M1", "M2"]
     assert all(Path(model["folder"]).is_dir() for model in models)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfrewarding.api.algorithm import DpoSpec, JudgeSpec, PromptGenerationSpec, ResponsesSpec, SftSpec
 from selfrewarding.api.data import ModelSpec, SeedDataSpec
+from selfrewarding.api.evaluation import PromptSetSpec
 from selfrewarding.contract.config import PrepareParameters, StageConfig
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
@@ -63,6 +64,8 @@ class Bench:
     def config(self, seeds: Row | None = None, **blocks: Any) -> StageConfig:
         spec: Row = {"uri": self.model.as_uri()} | blocks.pop("model", {})
         limit = blocks.pop("max_model_len", None)
+        prompt_sets = blocks.pop("prompt_sets", None)
+        referee = blocks.pop("referee_uri", None)
         parameters = PrepareParameters(
             model=ModelSpec.model_validate(spec),
             seed_data=SeedDataSpec.model_validate(seeds or self.seeds()),
@@ -71,6 +74,10 @@ class Bench:
             responses=ResponsesSpec.model_validate(blocks.pop("responses", {})),
             judge=JudgeSpec.model_validate(blocks.pop("judge", {})),
             dpo=DpoSpec(),
+            prompt_sets=None
+            if prompt_sets is None
+            else [PromptSetSpec.model_validate(one) for one in prompt_sets],
+            referee_uri=referee,
             max_model_len=limit,
             run_uid="uid",
         )

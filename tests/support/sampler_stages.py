@@ -13,9 +13,17 @@ from tests.support.scripted_server import ScriptedServer
 from tests.support.tiny_tokenizer import save_tokenizer
 
 from selfrewarding.contract import CONTRACT_VERSION, environment
-from selfrewarding.contract.artifacts import HELD_OUT, INSTRUCTIONS, PROMPTS, RANKED, stage_prefix
+from selfrewarding.contract.artifacts import (
+    EVALUATION_PROMPTS,
+    HELD_OUT,
+    INSTRUCTIONS,
+    PROMPTS,
+    RANKED,
+    stage_prefix,
+)
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
+    CompareParameters,
     EvaluateParameters,
     Execution,
     GeneratePromptsParameters,
@@ -79,8 +87,9 @@ class Workplace:
         instructions: Sequence[str] = (),
         ranked: Sequence[dict[str, Any]] = (),
         held_out: Sequence[dict[str, Any]] = (),
+        evaluation_prompts: Sequence[dict[str, Any]] = (),
     ) -> StageRef:
-        """Prepare's result with a tokenizer folder and seed sets."""
+        """Prepare's result with a tokenizer folder, seed sets and evaluation prompts."""
         rows = [
             {
                 "key": f"i{number}",
@@ -90,6 +99,8 @@ class Workplace:
         ]
         files = {f"tokenizer/{path.name}": path.read_bytes() for path in sorted(tokenizer.iterdir())}
         files |= {INSTRUCTIONS: rows_bytes(rows), RANKED: rows_bytes(ranked), HELD_OUT: rows_bytes(held_out)}
+        if evaluation_prompts:
+            files[EVALUATION_PROMPTS] = rows_bytes(evaluation_prompts)
         return self.parent(StageKind.PREPARE, "prepare", files)
 
     def prompts(self, texts: Sequence[str]) -> StageRef:
@@ -105,7 +116,8 @@ class Workplace:
         parameters: RolloutParameters
         | GeneratePromptsParameters
         | BuildEvaluationsParameters
-        | EvaluateParameters,
+        | EvaluateParameters
+        | CompareParameters,
         *,
         name: str = "stage",
         servers: Sequence[str] = ("policy",),
@@ -125,7 +137,7 @@ class Workplace:
             store=self.store.uri,
             seed=self.seed,
             parents=parents,
-            servers={role: served for role in servers if role in {"policy", "judge", "writer"}},  # type: ignore[misc]
+            servers={role: served for role in servers if role in {"policy", "judge", "writer", "referee"}},  # type: ignore[misc]
             parameters=whole,
             execution=Execution(shards=self.shards, deadline_seconds=self.deadline),
         )

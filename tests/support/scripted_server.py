@@ -24,6 +24,8 @@ from tests.support.tiny_tokenizer import decode
 
 Reply = Callable[["Asked", int], tuple[str, str]]
 """A request and the seed of one of its samples → text and finish reason."""
+Choose = Callable[["Asked", int], str]
+"""A request that is to choose among texts and the seed of one of its samples → the text."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Asked:
 
     @property
     def kind(self) -> str:
-        """answer, judgement, score or prompts."""
+        """answer, judgement, score, comparison or prompts."""
+        if "You are comparing" in self.prompt:
+            return "comparison"
         if "messages" in self.body:
             return "prompts"
         if self.body.get("allowed_token_ids") or self.body.get("structured_outputs"):
@@ -62,13 +66,19 @@ class Fault:
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     disconnect: bool = False
-    kinds: tuple[str, ...] = ("answer", "judgement", "score", "prompts")
+    kinds: tuple[str, ...] = ("answer", "judgement", "score", "prompts", "comparison")
 
 
 def number_of(*parts: object, below: int) -> int:
     """A number in [0, below) that follows from the parts."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") % below
+
+
+def default_choice(asked: Asked, seed: int) -> str:
+    """Any of the texts that are allowed."""
+    choices: list[str] = asked.body["structured_outputs"]["choice"]
+    return choices[number_of("choice", asked.prompt, seed, below=len(choices))]
 
 
 def default_reply(asked: Asked, seed: int) -> tuple[str, str]:
@@ -84,6 +94,9 @@ def default_reply(asked: Asked, seed: int) -> tuple[str, str]:
             "No idea.",
         ]
         return forms[number_of("form", asked.prompt, seed, below=4)], "stop"
+    if asked.kind == "comparison":
+        forms = ["It fits.\nPreference: A", "**Preference:** B", "Alike.\nPreference: Tie.", "I cannot say."]
+        return forms[number_of("verdict", asked.prompt, seed, below=4)], "stop"
     if asked.kind == "prompts":
         words = [
             [f"w{number_of(asked.prompt, seed, item, word, below=100_000)}" for word in range(8)]
@@ -116,6 +129,7 @@ class ScriptedServer:
         self.key = key
         """Bearer token that /v1 asks for, as vLLM does."""
         self.reply = reply
+        self.choose: Choose = default_choice
         self.delay = delay
         self.slots = slots
         self.port = port
@@ -275,7 +289,7 @@ class ScriptedServer:
             return {"index": index, "text": decode([token]), "finish_reason": "length", "logprobs": top}
         choices = (asked.body.get("structured_outputs") or {}).get("choice")
         if choices:
-            text = choices[number_of("choice", asked.prompt, seed, below=len(choices))]
+            text = self.choose(asked, seed)
             return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}
         text, reason = self.reply(asked, seed)
         return {"index": index, "text": text, "finish_reason": reason, "logprobs": None}

@@ -36,6 +36,12 @@ def shrunk(example: Path) -> dict[str, Any]:
     spec["judge"] |= {"samples": 2, "maxTokens": 16}
     spec["preferences"] = {"minPairs": 1, "truncated": "Allow"}
     spec["dpo"]["epochs"] = 1
+    spec["evaluation"] = {
+        "answers": {"maxTokens": 32},
+        "headToHead": {"prompts": 2, "format": "Structured", "maxTokens": 16},
+    }
+    # A handful of rows says nothing about a judge.
+    spec["alarms"] |= {"scorePiling": {"action": "Warn"}, "scoreLengthCorrelation": {"action": "Warn"}}
     return run
 
 

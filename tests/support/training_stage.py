@@ -163,6 +163,7 @@ class Inputs:
                 iteration=0,
                 key=key,
                 files=uploaded,
+                data={"instructions": "0a1b2c3d4e5f"},
                 seconds=1,
                 pod="pod",
             ),

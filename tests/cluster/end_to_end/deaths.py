@@ -4,6 +4,7 @@ The cluster's processes are this machine's, so a container is killed by its proc
 """
 
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -81,12 +82,12 @@ class Deaths:
         pods = self.installed.system.list("pods", f"app.kubernetes.io/name={RELEASE}")
         self._tell(f"operator: {sum(kill(pod) for pod in pods)} processes in {len(pods)} pods")
 
-    def any_pod_dies(self) -> None:
-        """A pod of the run, whichever the cluster names first."""
-        for pod in self.installed.team.list("pods", f"selfrewarding.dev/run={self.name}"):
-            if pod["status"]["phase"] == "Running":
-                self._tell(f"{pod['metadata']['name']}: {kill(pod)} processes")
-                return
+    def any_pod_dies(self, choices: random.Random) -> None:
+        """One of the run's pods that are running, if any is."""
+        pods = self.installed.team.list("pods", f"selfrewarding.dev/run={self.name}")
+        if running := [pod for pod in pods if pod["status"]["phase"] == "Running"]:
+            pod = choices.choice(running)
+            self._tell(f"{pod['metadata']['name']}: {kill(pod)} processes")
 
     def sampler_dies_in_the_middle_of_the_rollout(self) -> None:
         """Once finished rows are in the bucket."""

@@ -32,10 +32,15 @@ class Done:
 
 def apply(installed: Installed, name: str) -> Watch:
     """Apply the run anew; what an earlier test session left of it is deleted first."""
-    installed.team("delete", RUN_KIND, name, "--ignore-not-found", "--wait", "--timeout=120s")
-    bucket.empty(installed.s3, f"{name}/")
+    forget(installed, name)
     installed.team.apply(small_run(name, prefix=name, endpoint=installed.cluster.s3_endpoint))
     return Watch(installed.team, name)
+
+
+def forget(installed: Installed, name: str) -> None:
+    """Delete the run, and all that it left in the bucket."""
+    installed.team("delete", RUN_KIND, name, "--ignore-not-found", "--wait", "--timeout=120s")
+    bucket.empty(installed.s3, f"{name}/")
 
 
 def until_ended(installed: Installed, name: str) -> dict[str, Any]:

@@ -19,9 +19,13 @@ from tests.support.small_run import chunk_rows, identities, results, rows
 from selfrewarding.contract.artifacts import PROMPTS, ROLLOUT
 
 STAGES = (
-    "TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "Evaluate", "GeneratePrompts", "Rollout",
+    "TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "Evaluate", "Compare", "GeneratePrompts", "Rollout",
     "BuildPreferences", "PreferenceOptimize",
 )  # fmt: skip
+"""The kinds of stages that others build upon, or that measure."""
+TIMES = dict.fromkeys(STAGES, 1) | {"Evaluate": 3, "Compare": 2}
+"""How many stages of each kind a run has: the baseline is measured too, M1 compared with it, and M2 with both."""
+REPORTS = 2
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,20 @@ def test_the_run_ends_with_m1_and_m2_on_s3_that_transformers_loads(undisturbed: 
 
 def test_every_stage_ran_once_for_its_key(undisturbed: Done) -> None:
     counts = {kind: len(results(undisturbed.artifacts, kind)) for kind in STAGES}
-    assert counts == dict.fromkeys(STAGES, 1) | {"Evaluate": 2}
+    assert counts == TIMES
+
+
+def test_each_iteration_is_reported_and_the_newest_page_lies_with_the_run(undisturbed: Done) -> None:
+    reports = sorted(results(undisturbed.artifacts, "Report"), key=lambda one: one[1].iteration)
+    assert [result.iteration for _, result in reports] == [1, 2]
+    folder, last = reports[-1]
+    assert len(reports) == REPORTS
+    assert last.counts["missing"] == 0
+    page = (folder / last.files["report.html"].path).read_bytes()
+    run = undisturbed.artifacts / "runs/quickstart/runs"
+    (shown,) = run.glob(f"*/{undisturbed.name}/report.html")
+    assert shown.read_bytes() == page
+    assert {card.stem for card in shown.parent.glob("cards/*.md")} == {"Baseline", "M1", "M2"}
 
 
 @pytest.mark.usefixtures("possible")
@@ -77,7 +94,7 @@ def test_ready_told_the_truth_at_every_write(which: str, request: pytest.Fixture
 
 def test_the_operator_wrote_at_most_five_times_a_stage(undisturbed: Done) -> None:
     """Survival rule 11: beside the progress, one write in 30 s."""
-    stages = len(STAGES) + 3  # Evaluate runs twice; Prepare and Resolve
+    stages = sum(TIMES.values()) + REPORTS + 2  # Prepare and Resolve
     seconds = _seconds(undisturbed)
     assert len(undisturbed.versions) <= 5 * stages + seconds / 30 + 3
 

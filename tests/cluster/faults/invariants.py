@@ -84,7 +84,9 @@ def status_lies(census: Census, namespace: str) -> list[str]:
             for one in status.get("conditions", [])
             if one.get("observedGeneration") != observed
         ]
-        if lost := before.get("results", {}).keys() - status.get("results", {}).keys():
+        # A report makes way for the next one: nothing is computed from it.
+        lasting = {key for key, one in before.get("results", {}).items() if one["stage"] != "Report"}
+        if lost := lasting - status.get("results", {}).keys():
             found.append(f"results {sorted(lost)} were forgotten")
         for unit, entry in status.get("attempts", {}).items():
             if entry["attempt"] < before.get("attempts", {}).get(unit, {}).get("attempt", 0):

@@ -31,7 +31,9 @@ SPEC: Raw = {
 }
 STAGES = ("Prepare", "Resolve", "SupervisedFineTune", "GeneratePrompts", "Rollout", "BuildPreferences",
           "PreferenceOptimize")  # fmt: skip
-"""The stages of such a run, in order."""
+"""The stages of such a run that others build upon, in order."""
+REPORTS = 2
+"""One for each iteration, beside them."""
 PYTORCH_JOB_CRD: Raw = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",

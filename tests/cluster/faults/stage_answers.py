@@ -56,8 +56,8 @@ def _result(config: StageConfig) -> StageResult:
         contract=config.contract,
         kind=config.kind,
         iteration=config.iteration,
-        # A run's Prepare has a key of its own; without it, equal runs get equal digests.
-        key="" if config.kind is StageKind.PREPARE else config.key,
+        # Prepare and Report have a key of the run's own; without it, equal runs get equal digests.
+        key="" if config.kind in (StageKind.PREPARE, StageKind.REPORT) else config.key,
         counts={"rows": 8, "tokens": 800} if training else COUNTS.get(config.kind, {"rows": 4}),
         metrics={"loss": 1.5} if training else {"validRate": 0.9},
         data=data,

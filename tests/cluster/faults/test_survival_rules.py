@@ -25,6 +25,7 @@ from tests.cluster.faults.proxy import Proxy, proxying
 from tests.cluster.faults.runs import (
     NAME,
     PYTORCH_JOB_CRD,
+    REPORTS,
     STAGES,
     condition,
     create_run,
@@ -136,7 +137,8 @@ async def test_survival_rule_08_of_two_equal_runs_the_second_computes_nothing(pl
             change.label(labels.STAGE)
             for namespace in names
             for change in workloads(here.player.census, namespace)
-            if change.kind != "deployments" and change.label(labels.STAGE) not in ("Prepare", "Resolve")
+            if change.kind != "deployments"
+            and change.label(labels.STAGE) not in ("Prepare", "Resolve", "Report")
         )
         assert computed == dict.fromkeys(STAGES[2:], 1)
         waited = [
@@ -309,7 +311,7 @@ async def test_survival_rule_11_few_writes_and_none_when_idle(place: Place) -> N
             if call.resource.startswith("selfrewardingruns") or call.resource == "events"
         ]
         counts = Counter(f"{call.verb} {call.resource}" for call in beyond)
-        assert len(beyond) <= 5 * len(STAGES), counts
+        assert len(beyond) <= 5 * (len(STAGES) + REPORTS), counts
         began = time.monotonic()
         await asyncio.sleep(10.0)
         assert here.proxy.writes(since=began) == []

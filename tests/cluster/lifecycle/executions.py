@@ -10,7 +10,7 @@ from tests.cluster.faults.census import Census
 
 from selfrewarding.api import labels
 
-LOOKING = ("Prepare", "Resolve")
+OF_ITS_OWN = frozenset({"Prepare", "Resolve", "Report"})
 """Stages that every run does for itself, and again after an edit; they need no GPU."""
 
 
@@ -23,9 +23,9 @@ def jobs_by_stage(census: Census, namespace: str, *, since: int = 0) -> Counter[
 
 
 def computed(census: Census, namespace: str, *, since: int = 0) -> Counter[str]:
-    """As `jobs_by_stage`, without Prepare and Resolve."""
+    """As `jobs_by_stage`, without what every run does for itself."""
     found = jobs_by_stage(census, namespace, since=since)
-    return Counter({name: count for name, count in found.items() if name.partition("-")[0] not in LOOKING})
+    return Counter({name: count for name, count in found.items() if name.partition("-")[0] not in OF_ITS_OWN})
 
 
 def keys_of(census: Census, namespace: str, stage: str) -> list[str]:
@@ -39,7 +39,7 @@ def finished_by_artifact(census: Census, namespaces: list[str]) -> Counter[tuple
     for namespace in namespaces:
         for change in census.of(namespace, (PODS,)):
             stage, artifact = change.label(labels.STAGE), change.label(labels.ARTIFACT)
-            if stage is None or artifact is None or stage in LOOKING:
+            if stage is None or artifact is None or stage in OF_ITS_OWN:
                 continue
             if change.object.get("status", {}).get("phase") == "Succeeded":
                 ended[change.uid] = (stage, artifact)
@@ -52,7 +52,7 @@ def side_by_side(census: Census, namespaces: list[str]) -> list[str]:
     for namespace in namespaces:
         for change in census.of(namespace, (PODS,)):
             stage, artifact = change.label(labels.STAGE), change.label(labels.ARTIFACT)
-            if stage is None or artifact is None or stage in LOOKING:
+            if stage is None or artifact is None or stage in OF_ITS_OWN:
                 continue
             version = int(change.object["metadata"]["resourceVersion"])
             of_result = lives[stage, artifact]

@@ -47,13 +47,19 @@ async def test_a_dpo_field_edited_while_iteration_2_rolls_out_changes_the_traini
     assert len(uids(scene, namespace, "jobs")) == len(uids(scene, namespace, "deployments")) == 1
     first = run["status"]["models"][-1]
 
-    # Another value after the end: one training; and back again: nothing at all but Prepare and Resolve.
-    for beta, trained, same_model in ((0.5, {"PreferenceOptimize-2": 1}, False), (0.3, {}, True)):
+    # Another value after the end: one training; and back again: nothing at all but Prepare and Resolve. The page in the
+    # run's folder is of what the run is now: each end is reported, and so is the round that begins again.
+    for beta, trained, reports, same_model in (
+        (0.5, {"PreferenceOptimize-2": 1}, {"Report-1", "Report-2"}, False),
+        (0.3, {}, {"Report-2"}, True),
+    ):
         made = len(scene.census.changes)
         await scene.edit(namespace, {"dpo": {"beta": beta}})
         run = await scene.until_succeeded(namespace)
         assert computed(scene.census, namespace, since=made) == trained
-        assert set(jobs_by_stage(scene.census, namespace, since=made)) <= {"Prepare-0", "Resolve-0", *trained}
+        jobs = jobs_by_stage(scene.census, namespace, since=made)
+        assert set(jobs) <= {"Prepare-0", "Resolve-0", *trained, *reports}
+        assert {name: jobs[name] for name in reports} == dict.fromkeys(reports, 1)
         assert (run["status"]["models"][-1] == first) is same_model
     assert len(set(keys_of(scene.census, namespace, "PreferenceOptimize"))) == 2
     assert not side_by_side(scene.census, namespace)

@@ -96,7 +96,7 @@ async def test_20_runs_in_10_restricted_namespaces_with_quotas_all_end(scene: Sc
     }
     assert made == {
         "server", "Prepare", "Resolve", "TrainBaseline", "BuildEvaluations", "SupervisedFineTune", "GeneratePrompts",
-        "Rollout", "BuildPreferences", "PreferenceOptimize", "Evaluate",
+        "Rollout", "BuildPreferences", "PreferenceOptimize", "Evaluate", "Report",
     }  # fmt: skip
 
 

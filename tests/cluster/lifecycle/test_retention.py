@@ -143,7 +143,8 @@ async def delete_under_way(scene: Scene, retention: dict[str, str], *, cleared: 
         assert run is not None
         assert run["metadata"]["finalizers"] == [labels.FINALIZER]
         folders = await artifacts.write(namespace)
-        assert len(folders) == 4
+        # Prepare, M1's training and report, GeneratePrompts, Rollout.
+        assert len(folders) == 5
         artifacts.store.write("models/base/config.json", b"somebody else's")
         await scene.api.delete(RUNS, namespace, NAME)
         await gone(scene, namespace)
@@ -156,7 +157,7 @@ async def delete_under_way(scene: Scene, retention: dict[str, str], *, cleared: 
         return
     (job,) = jobs
     assert artifacts.keys() == ["models/base/config.json"]
-    assert ("ArtifactsDeleted", "The run's artifacts are deleted: 4 stages deleted, 0 kept.") in await events(
+    assert ("ArtifactsDeleted", "The run's artifacts are deleted: 5 stages deleted, 0 kept.") in await events(
         scene, namespace
     )
     # It began when the last pod of the run had gone: nobody wrote any more.
@@ -181,26 +182,25 @@ async def test_what_another_run_uses_is_kept(scene: Scene) -> None:
     await artifacts.write(first)
     await scene.run(second, {**CLEARS, "dpo": {"beta": 0.2}}, store=store)
     run = await scene.until_succeeded(second)
-    await artifacts.write(second)
+    written = await artifacts.write(second)
     # What the second found in the store, Resolve marks; here by hand.
     ref = RunRef(namespace=second, name=NAME, uid=run["metadata"]["uid"])
     results = run["status"]["results"].items()
+    of_its_own = ("Prepare", "PreferenceOptimize", "Report")
     shared = {
         folder
         for key, summary in results
-        if summary["stage"] not in ("Prepare", "PreferenceOptimize") and (folder := _folder(artifacts, key))
+        if summary["stage"] not in of_its_own and (folder := _folder(artifacts, key))
     }
     assert len(shared) == 4
+    own = {*written, *(_folder(artifacts, key) for key, one in results if one["stage"] in of_its_own)}
+    assert len(own) == 4, "Prepare, its training, and a report of each iteration"
+    assert not own & shared
     for folder in shared:
         refer(artifacts.store, ref, folder)
 
     await scene.api.delete(RUNS, first, NAME)
     await gone(scene, first)
-    own = {
-        _folder(artifacts, key)
-        for key, summary in results
-        if summary["stage"] in ("Prepare", "PreferenceOptimize")
-    }
     assert artifacts.folders() == shared | own
     await scene.api.delete(RUNS, second, NAME)
     await gone(scene, second)

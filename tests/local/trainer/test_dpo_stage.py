@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from selfrewarding.api.algorithm import LoraSpec, SftSpec
 from selfrewarding.contract.config import ModelRef
 from selfrewarding.contract.program import BadConfiguration, StageFailure
-from selfrewarding.contract.result import summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, summary_message, summary_of
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.chat import ChatEncoder
 from selfrewarding.store import open_store
@@ -84,7 +84,7 @@ def test_a_stage_learns_its_preferences(inputs: Inputs, tmp_path: Path) -> None:
     assert result.metrics["rewardMargin"] == log[-1]["rewards/margins"] > 0
     assert log[-1]["rewards/accuracies"] > 0.5
     assert result.report["stepZeroLoss"] == pytest.approx(LOG_2, abs=1e-5)
-    assert len(summary_message(result.key, summary_of(result))) <= 512
+    assert len(summary_message(result.key, summary_of(result))) <= MAX_SUMMARY_BYTES
 
 
 def test_rule_08_reference_log_probabilities_are_those_of_the_reference(own: Inputs, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from selfrewarding.api.algorithm import LoraSpec
 from selfrewarding.contract.artifacts import attempt_prefix, stage_prefix
 from selfrewarding.contract.config import StageConfig, StageRef
 from selfrewarding.contract.program import BadConfiguration, BadData, ParentMissing, Retry, StageFailure
-from selfrewarding.contract.result import StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.chat import ChatEncoder
 from selfrewarding.store import open_store
@@ -66,7 +66,7 @@ def test_a_stage_leaves_a_model_that_loads_its_log_and_its_summary(inputs: Input
     assert log[-1]["loss"] < log[0]["loss"]
     assert result.metrics["loss"] == log[-1]["loss"]
     assert 0 < result.metrics["weightsChanged"] <= 1
-    assert len(summary_message(result.key, summary_of(result))) <= 512
+    assert len(summary_message(result.key, summary_of(result))) <= MAX_SUMMARY_BYTES
 
     folder = model_of(config, result, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(folder)
@@ -77,6 +77,7 @@ def test_a_stage_leaves_a_model_that_loads_its_log_and_its_summary(inputs: Input
     assert config.key in card
     assert str(tmp_path) not in card
     assert all(digest in card for digest in result.parents.values())
+    assert '"instructions": "0a1b2c3d4e5f"' in card, "the data that it was trained on"
     assert not (tmp_path / "training").exists(), "scratch space is given back"
 
 
