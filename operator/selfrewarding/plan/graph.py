@@ -9,8 +9,7 @@ it.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from selfrewarding.api.algorithm import DpoSpec, EndpointSpec, JudgeSpec
-from selfrewarding.api.evaluation import EvaluationSpec, HeadToHeadSpec
+from selfrewarding.api.algorithm import DpoSpec
 from selfrewarding.api.run import SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
@@ -29,6 +28,7 @@ from selfrewarding.contract.config import (
 from selfrewarding.contract.keys import digest, stage_key
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan import lengths
+from selfrewarding.plan.key_views import as_answered, as_asked, as_compared, as_in_keys
 from selfrewarding.plan.stage import Graph, Holder, Iteration, Model, Stage
 
 __all__ = ["GateOutcome", "Graph", "Holder", "Iteration", "Model", "Stage", "build_graph", "fixed_model", "model_name",
@@ -144,7 +144,7 @@ def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -
         sft=spec.sft,
         prompt_generation=spec.prompt_generation,
         responses=spec.responses,
-        judge=_as_asked(spec.judge),
+        judge=as_asked(spec.judge),
         dpo=spec.dpo,
         prompt_sets=spec.evaluation.prompts,
         referee_uri=compared.judge.model_uri if compared is not None else None,
@@ -156,57 +156,12 @@ def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -
         iteration=0,
         contract=contract,
         seed=spec.seed,
-        parameters=_as_in_keys(parameters),
+        parameters=as_in_keys(parameters),
         data={},
         parents={},
         roll_backs=0,
     )
     return Stage(kind=StageKind.PREPARE, iteration=0, key=key, parameters=parameters)
-
-
-def _as_in_keys(parameters: Parameters) -> Parameters:
-    """Parameters as keys see them: how an external endpoint is reached does not change what it says."""
-    match parameters:
-        case (
-            PrepareParameters(prompt_generation=prompts)
-            | GeneratePromptsParameters(prompt_generation=prompts)
-        ):
-            if prompts.writer.endpoint is None:
-                return parameters
-            writer = prompts.writer.model_copy(update={"endpoint": _as_addressed(prompts.writer.endpoint)})
-            return parameters.model_copy(
-                update={"prompt_generation": prompts.model_copy(update={"writer": writer})}
-            )
-        case CompareParameters(head_to_head=compared) if compared.judge.endpoint is not None:
-            judge = compared.judge.model_copy(update={"endpoint": _as_addressed(compared.judge.endpoint)})
-            return parameters.model_copy(
-                update={"head_to_head": compared.model_copy(update={"judge": judge})}
-            )
-        case _:
-            return parameters
-
-
-def _as_addressed(endpoint: EndpointSpec) -> EndpointSpec:
-    return endpoint.model_copy(update={"api_key_secret_name": None, "max_concurrency": 0})
-
-
-def _as_asked(judge: JudgeSpec) -> JudgeSpec:
-    """The judge as stages ask it: what it must reach decides nothing about its judgements."""
-    return judge.model_copy(update={"calibration": None})
-
-
-def _as_compared(compared: HeadToHeadSpec) -> HeadToHeadSpec:
-    """How answers are compared; with whose is said by Compare's parents."""
-    return compared.model_copy(update={"against": HeadToHeadSpec().against})
-
-
-def _as_answered(evaluation: EvaluationSpec) -> EvaluationSpec:
-    """What Evaluate reads: who compares the answers, and against whom, is Compare's."""
-    compared = evaluation.head_to_head
-    if compared is None:
-        return evaluation
-    asked = HeadToHeadSpec(set=compared.set, prompts=compared.prompts)
-    return evaluation.model_copy(update={"head_to_head": asked})
 
 
 class _Builder:
@@ -284,7 +239,7 @@ class _Builder:
         rollout = self._stage(
             StageKind.ROLLOUT,
             number,
-            RolloutParameters(responses=self._spec.responses, judge=_as_asked(self._spec.judge)),
+            RolloutParameters(responses=self._spec.responses, judge=as_asked(self._spec.judge)),
             parents={"model": base, "prompts": prompts},
             holders={"policy": self._policy(base)} | self._judge_holder(),
             shards=self._spec.sampler.parallelism,
@@ -308,7 +263,7 @@ class _Builder:
         return self._stage(
             StageKind.BUILD_EVALUATIONS,
             1,
-            BuildEvaluationsParameters(evaluations=self._spec.evaluations, judge=_as_asked(self._spec.judge)),
+            BuildEvaluationsParameters(evaluations=self._spec.evaluations, judge=as_asked(self._spec.judge)),
             data=("ranked",),
             parents=parents,
             holders=policy or self._judge_holder(),
@@ -402,7 +357,7 @@ class _Builder:
         self._evaluates[trained.key] = self._stage(
             StageKind.EVALUATE,
             number,
-            EvaluateParameters(judge=_as_asked(self._spec.judge), evaluation=_as_answered(evaluation)),
+            EvaluateParameters(judge=as_asked(self._spec.judge), evaluation=as_answered(evaluation)),
             data=("heldOut", *(["evaluationPrompts"] if evaluation.prompts else [])),
             parents={"model": trained},
             holders=judge | policy,
@@ -439,7 +394,7 @@ class _Builder:
                 StageKind.COMPARE,
                 number,
                 CompareParameters(
-                    head_to_head=_as_compared(compared), bootstrap=self._spec.evaluation.bootstrap
+                    head_to_head=as_compared(compared), bootstrap=self._spec.evaluation.bootstrap
                 ),
                 parents={"answers": evaluate, **parents},
                 holders=holders,
@@ -478,7 +433,7 @@ class _Builder:
             iteration=iteration,
             contract=self._contract,
             seed=self._spec.seed,
-            parameters=_as_in_keys(parameters),
+            parameters=as_in_keys(parameters),
             data={name: self._data.get(name, "") for name in data},
             parents={role: stage.key for role, stage in parents.items() if stage is not self._prepare},
             roll_backs=self._roll_backs,
