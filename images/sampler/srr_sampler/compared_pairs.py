@@ -15,7 +15,7 @@ from selfrewarding.api.evaluation import HeadToHeadSpec
 from selfrewarding.contract.program import BadConfiguration, BadData
 from selfrewarding.data.comparison_prompt import ComparisonPrompt, Verdict
 from selfrewarding.data.head_to_head import Comparison
-from srr_sampler.answers import read_answers
+from srr_sampler.answers import NO_ROOM, read_answers
 from srr_sampler.asking import Stage
 from srr_sampler.referee import REFUSED
 
@@ -85,14 +85,27 @@ class Pair:
         return f"{self.opponent}/{self.prompt_key}"
 
     @property
+    def unanswered(self) -> bool:
+        """Whether a model had no room for an answer: there is nothing to compare, and nobody is asked."""
+        return any(
+            answer["finishReason"] == NO_ROOM
+            for row in (self.answer, self.other)
+            for answer in row["answers"]
+        )
+
+    @property
     def identical(self) -> bool:
         """Whether the two answers are the same text: a tie that nobody is asked about."""
-        return texts(self.answer) == texts(self.other)
+        return not self.unanswered and texts(self.answer) == texts(self.other)
 
     @property
     def missing(self) -> list[Place]:
         """The orders to ask for (again)."""
-        return [] if self.identical else [place for place in PLACES if self.orders[place].open]
+        return (
+            []
+            if self.unanswered or self.identical
+            else [place for place in PLACES if self.orders[place].open]
+        )
 
     def comparison(self) -> Comparison:
         """The pair as it is counted."""

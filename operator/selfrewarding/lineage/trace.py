@@ -45,7 +45,7 @@ READERS: dict[str, frozenset[StageKind]] = {
     "ranked": frozenset({StageKind.BUILD_EVALUATIONS}),
     "heldOut": frozenset({StageKind.EVALUATE}),
     "evaluations": frozenset({StageKind.SUPERVISED_FINE_TUNE}),
-    "evaluationPrompts": frozenset({StageKind.EVALUATE}),
+    "evaluationPrompts": frozenset({StageKind.GENERATE_PROMPTS, StageKind.EVALUATE}),
 }
 """Kinds of stages whose keys cover a set (`plan.graph`): another digest of the set is another stage."""
 

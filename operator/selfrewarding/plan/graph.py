@@ -303,7 +303,7 @@ class _Builder:
             StageKind.GENERATE_PROMPTS,
             number,
             GeneratePromptsParameters(prompt_generation=self._spec.prompt_generation),
-            data=("instructions",),
+            data=("instructions", *(["evaluationPrompts"] if self._spec.evaluation.prompts else [])),
             parents=parents,
             holders=holders,
         )

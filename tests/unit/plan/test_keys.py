@@ -53,7 +53,9 @@ TABLE: dict[str, frozenset[str]] = {
     "preferences": since("BuildPreferences2"),
     "dpo": PREPARE | since("PreferenceOptimize2"),
     "evaluation": frozenset({"Evaluate1", "Evaluate2"}),
-    "evaluation.prompts": PREPARE | {"Evaluate1", "Evaluate2"},
+    "evaluation.prompts": PREPARE
+    | {"Evaluate1"}
+    | since("GeneratePrompts2"),  # no new prompt may be one of them
     "evaluation.answers": EVALUATES | COMPARES,
     "evaluation.headToHead": COMPARES,
     "evaluation.headToHead.against": frozenset({"Compare2"}),  # the first has the baseline alone in any case

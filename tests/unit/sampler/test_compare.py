@@ -34,6 +34,7 @@ def answered(
     text: str | None = None,
     lengths: int = 1,
     turns: int = 1,
+    without_room: tuple[int, ...] = (),
 ) -> StageRef:
     """An Evaluate's answers, each of which begins with the model's name."""
     rows = [
@@ -45,8 +46,10 @@ def answered(
             "turns": [f"Question {number}.{turn}?" for turn in range(turns)],
             "answers": [
                 {
-                    "text": text or f"{name} answer {number} " + "x" * (lengths * number),
-                    "finishReason": "stop",
+                    "text": ""
+                    if number in without_room
+                    else text or f"{name} answer {number} " + "x" * (lengths * number),
+                    "finishReason": "too_long" if number in without_room else "stop",
                     "seed": 1,
                     "tokens": {"prompt": 1, "output": 1},
                 }
@@ -277,6 +280,22 @@ def test_identical_answers_are_ties_that_cost_nothing(
     assert result.counts["identical"] == 6
     undefined = result.report["undefined"]["previous"]  # type: ignore[index]
     assert set(undefined) == {"length_controlled_win_rate", "position_bias", "first_place"}
+
+
+def test_a_prompt_that_left_a_model_no_room_is_no_tie_and_is_not_asked_about(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = prefers(NEW)
+    config = configure(
+        place,
+        tokenizer_folder,
+        answers=answered(place, NEW, without_room=(0, 1)),
+        previous=answered(place, OLD, without_room=(1, 2)),
+    )
+    result = run(place, config)
+    assert len(server.requests) == 2 * 3
+    assert result.metrics["winRate"] == 1.0
+    assert (result.counts["unjudged"], result.counts["identical"]) == (3, 0)
 
 
 @pytest.mark.parametrize(
