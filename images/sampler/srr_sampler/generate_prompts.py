@@ -21,6 +21,7 @@ from selfrewarding.api.algorithm import PromptGenerationSpec
 from selfrewarding.contract import environment
 from selfrewarding.contract.artifacts import (
     DROPPED,
+    EVALUATION_PROMPTS,
     EVIDENCE,
     HELD_OUT,
     INSTRUCTIONS,
@@ -218,7 +219,8 @@ def _measures(harvest: Harvest) -> tuple[dict[str, float], dict[str, list[dict[s
 
 
 def _known_prompts(stage: Stage) -> tuple[list[Shot], list[str]]:
-    """Seed prompts to draw examples from; ranked and held-out prompts, which no new prompt may come close to either."""
+    """Seed prompts to draw examples from; ranked, held-out and evaluation prompts, which no new prompt may come close to:
+    what is trained on cannot measure a model."""
     prepare = require_result(stage.store, stage.config.parents["prepare"])
     seeds = [
         Shot(str(row["key"]), text)
@@ -232,6 +234,8 @@ def _known_prompts(stage: Stage) -> tuple[list[Shot], list[str]]:
         for row in read_jsonl(stage.store, prepare, name)
         if (text := _first_user_turn(row["prompt"]))
     ]
+    if EVALUATION_PROMPTS in prepare.files:
+        others += [str(row["turns"][0]) for row in read_jsonl(stage.store, prepare, EVALUATION_PROMPTS)]
     return seeds, others
 
 
@@ -274,7 +278,8 @@ async def _writer(
         sampling = _sampling(spec, encoder, first_number).within(room)
         return await client.complete(CompletionRequest(prompt=ids, sampling=sampling, seed=seed))
 
-    return "continuation", ask_server, {"model": served.name}
+    named: dict[str, object] = {"model": served.name}
+    return "continuation", ask_server, named if fixed is None else {**named, "modelUri": fixed}
 
 
 def _sampling(spec: PromptGenerationSpec, encoder: Encoder | None, first_number: int) -> Sampling:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from selfrewarding.api.algorithm import DpoSpec, EndpointSpec, JudgeSpec
-from selfrewarding.api.evaluation import EvaluationSpec, HeadToHeadSpec
+from selfrewarding.api.evaluation import HELD_OUT_SET, EvaluationSpec, HeadToHeadSpec, PromptSetSpec
 from selfrewarding.api.run import SelfRewardingRunSpec, StageSummary
+from selfrewarding.contract.artifacts import candidate_folder
 from selfrewarding.contract.config import (
+    AnswerParameters,
     BuildEvaluationsParameters,
     BuildPreferencesParameters,
     CompareParameters,
@@ -24,10 +26,11 @@ from selfrewarding.contract.config import (
     ReportParameters,
     ResolveParameters,
     RolloutParameters,
+    SelectParameters,
     SftParameters,
 )
 from selfrewarding.contract.keys import digest, stage_key
-from selfrewarding.contract.stages import StageKind
+from selfrewarding.contract.stages import StageKind, report_role
 from selfrewarding.plan import lengths
 from selfrewarding.plan.stage import Graph, Holder, Iteration, Model, Stage
 
@@ -97,15 +100,20 @@ def report_stage(
     *,
     run_uid: str,
     decided: str,
+    uncalibrated: str | None = None,
     spec: SelfRewardingRunSpec,
     contract: int,
 ) -> Stage:
     """The Report of a run whose stages `finished` are done. It computes nothing that others read: it is in no graph.
 
-    Its roles are `<kind>-<iteration>`; the baseline's Evaluate, the only second one of an iteration, is `Evaluate-0`.
+    For its roles see `report_role`.
     """
-    parameters = ReportParameters(run_uid=run_uid, decided=decided)
-    parents = {f"{stage.kind}-{_iteration_in_report(stage)}": stage for stage in finished}
+    parameters = ReportParameters(run_uid=run_uid, decided=decided, uncalibrated=uncalibrated)
+    parents: dict[str, Stage] = {}
+    for stage in finished:
+        of_baseline = _measures_baseline(stage)
+        role = report_role(stage.kind, stage.iteration, of_baseline=of_baseline, taken=parents)
+        parents[role] = stage
     key = stage_key(
         kind=StageKind.REPORT,
         iteration=finished[-1].iteration,
@@ -125,10 +133,10 @@ def report_stage(
     )
 
 
-def _iteration_in_report(stage: Stage) -> int:
+def _measures_baseline(stage: Stage) -> bool:
     measured = stage.parents.get("model")
     of_baseline = measured is not None and measured.kind is StageKind.TRAIN_BASELINE
-    return 0 if stage.kind is StageKind.EVALUATE and of_baseline else stage.iteration
+    return stage.kind is StageKind.EVALUATE and of_baseline
 
 
 def fixed_model(name: str, uri: str) -> Model:
@@ -147,8 +155,10 @@ def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -
         judge=_as_asked(spec.judge),
         dpo=spec.dpo,
         prompt_sets=spec.evaluation.prompts,
+        answer_tokens=lengths.earlier_answer(spec),
         referee_uri=compared.judge.model_uri if compared is not None else None,
         max_model_len=spec.serving.max_model_len,
+        planned_len=lengths.policy(spec, None) if spec.evaluation.prompts else None,
         run_uid=run_uid,
     )
     key = stage_key(
@@ -177,10 +187,19 @@ def _as_in_keys(parameters: Parameters) -> Parameters:
             return parameters.model_copy(
                 update={"prompt_generation": prompts.model_copy(update={"writer": writer})}
             )
-        case CompareParameters(head_to_head=compared) if compared.judge.endpoint is not None:
+        case CompareParameters(head_to_head=compared) | SelectParameters(head_to_head=compared) if (
+            compared.judge.endpoint is not None
+        ):
             judge = compared.judge.model_copy(update={"endpoint": _as_addressed(compared.judge.endpoint)})
             return parameters.model_copy(
                 update={"head_to_head": compared.model_copy(update={"judge": judge})}
+            )
+        case EvaluateParameters(evaluation=evaluation) | AnswerParameters(evaluation=evaluation) if (
+            evaluation.prompts
+        ):
+            sets = [_as_named(one) for one in evaluation.prompts]
+            return parameters.model_copy(
+                update={"evaluation": evaluation.model_copy(update={"prompts": sets})}
             )
         case _:
             return parameters
@@ -188,6 +207,11 @@ def _as_in_keys(parameters: Parameters) -> Parameters:
 
 def _as_addressed(endpoint: EndpointSpec) -> EndpointSpec:
     return endpoint.model_copy(update={"api_key_secret_name": None, "max_concurrency": 0})
+
+
+def _as_named(prompts: PromptSetSpec) -> PromptSetSpec:
+    """A set whose rows are in keys by their digest: wherever they come from."""
+    return PromptSetSpec(name=prompts.name, uri="s3://prepared")
 
 
 def _as_asked(judge: JudgeSpec) -> JudgeSpec:
@@ -201,12 +225,24 @@ def _as_compared(compared: HeadToHeadSpec) -> HeadToHeadSpec:
 
 
 def _as_answered(evaluation: EvaluationSpec) -> EvaluationSpec:
-    """What Evaluate reads: who compares the answers, and against whom, is Compare's."""
+    """What Evaluate reads: how many held-out prompts it answers. Who compares the answers, against whom, and on which of
+    `evaluation.prompts`, all of which it answers, is Compare's."""
     compared = evaluation.head_to_head
-    if compared is None:
-        return evaluation
-    asked = HeadToHeadSpec(set=compared.set, prompts=compared.prompts)
+    asked = None
+    if compared is not None and compared.set == HELD_OUT_SET:
+        asked = HeadToHeadSpec(prompts=compared.prompts)
     return evaluation.model_copy(update={"head_to_head": asked})
+
+
+def _as_chosen_by(evaluation: EvaluationSpec) -> EvaluationSpec:
+    """What Answer reads: the set that is compared on, how much of it, and how it is answered."""
+    compared = evaluation.head_to_head or HeadToHeadSpec()
+    sets = [one for one in evaluation.prompts or [] if one.name == compared.set]
+    return EvaluationSpec(
+        prompts=sets or None,
+        answers=evaluation.answers,
+        head_to_head=HeadToHeadSpec(set=compared.set, prompts=compared.prompts),
+    )
 
 
 class _Builder:
@@ -271,9 +307,8 @@ class _Builder:
             gpus=self._training_gpus(),
         )
         evaluations = self._build_evaluations(baseline)
-        compared = self._spec.evaluation.head_to_head
-        measured = []
-        if compared is not None and "Baseline" in compared.against and self._has_prompts:
+        compared, measured = self._compared, []
+        if compared is not None and "Baseline" in compared.against:
             # While its server is up: the next stage trains on.
             measured = [self._evaluate(1, baseline)]
         return [baseline, evaluations, *measured, self._fine_tune(evaluations)]
@@ -300,7 +335,8 @@ class _Builder:
             ),
             parents={"rollout": rollout},
         )
-        return [prompts, rollout, preferences, self._optimize(number, base, initial, preferences)]
+        optimize = self._optimize(number, base, initial, preferences)
+        return [prompts, rollout, preferences, optimize, *self._select(number, optimize)]
 
     def _build_evaluations(self, baseline: Stage | None) -> Stage:
         parents = {} if baseline is None else {"model": baseline}
@@ -348,7 +384,8 @@ class _Builder:
             StageKind.GENERATE_PROMPTS,
             number,
             GeneratePromptsParameters(prompt_generation=self._spec.prompt_generation),
-            data=("instructions",),
+            # Examples are drawn from the instructions; no new prompt may come close to the others.
+            data=("instructions", "ranked", "heldOut", *self._prompt_sets),
             parents=parents,
             holders=holders,
         )
@@ -372,7 +409,7 @@ class _Builder:
             number,
             PreferenceOptimizeParameters(
                 # Settings that are not read must not change the key: no DPO is done on positive examples alone.
-                dpo=DpoSpec() if positive_only else self._spec.dpo,
+                dpo=DpoSpec() if positive_only else self._dpo,
                 positive_only=positive_only,
                 sft=self._spec.sft if positive_only else None,
                 chat_template=self._spec.model.chat_template,
@@ -383,9 +420,67 @@ class _Builder:
         )
 
     @property
+    def _dpo(self) -> DpoSpec:
+        """DPO's settings; nobody saves candidates where there is nothing that they could be compared on."""
+        if self._compared is not None:
+            return self._spec.dpo
+        return self._spec.dpo.model_copy(update={"early_stopping": None})
+
+    def _select(self, number: int, optimize: Stage) -> list[Stage]:
+        """The candidates of a training answer one after the other, then one of them is chosen; it is M_number."""
+        compared, stopping = self._compared, self._dpo.early_stopping
+        if compared is None or stopping is None or self._spec.preferences.rule == "PositiveOnly":
+            return []
+        evaluation = _as_chosen_by(self._spec.evaluation)
+        folders = [candidate_folder(one, stopping.candidates) for one in range(1, stopping.candidates + 1)]
+        servers = [self._candidate(optimize, one, folder) for one, folder in enumerate(folders, start=1)]
+        answers = [
+            self._stage(
+                StageKind.ANSWER,
+                number,
+                AnswerParameters(folder=folder, evaluation=evaluation),
+                data=("evaluationPrompts" if evaluation.prompts else "heldOut",),
+                parents={"model": optimize},
+                holders={"policy": server},
+            )
+            for folder, server in zip(folders, servers, strict=True)
+        ]
+        select = self._stage(
+            StageKind.SELECT,
+            number,
+            SelectParameters(
+                head_to_head=_as_compared(compared),
+                bootstrap=self._spec.evaluation.bootstrap,
+                folders=folders,
+            ),
+            parents={"trained": optimize}
+            | {f"candidate-{one}": stage for one, stage in enumerate(answers, start=1)},
+            holders=self._comparing(compared, servers[-1]),
+        )
+        return [*answers, select]
+
+    def _candidate(self, optimize: Stage, number: int, folder: str) -> Holder:
+        """The pool of a model that a training saved on its way."""
+        key = digest({"stage": optimize.key, "folder": folder})
+        model = Model(name=f"M{optimize.iteration}.{number}", key=key, stage=optimize, folder=folder)
+        return self._serving(model)
+
+    @property
     def _has_prompts(self) -> bool:
         """Whether there is anything that a model could be measured on."""
         return bool(self._data.get("heldOut") or self._spec.evaluation.prompts)
+
+    @property
+    def _compared(self) -> HeadToHeadSpec | None:
+        """How models are compared, where there is a prompt to compare them on."""
+        compared = self._spec.evaluation.head_to_head
+        on_nothing = compared is not None and compared.set == HELD_OUT_SET and not self._data.get("heldOut")
+        return None if on_nothing else compared
+
+    @property
+    def _prompt_sets(self) -> tuple[str, ...]:
+        """`evaluation.prompts` among the digests of keys, where there are any."""
+        return ("evaluationPrompts",) if self._spec.evaluation.prompts else ()
 
     def _measure(self, number: int, trained: Stage, before: Stage | None, initial: Stage) -> list[Stage]:
         if not self._has_prompts:
@@ -403,7 +498,7 @@ class _Builder:
             StageKind.EVALUATE,
             number,
             EvaluateParameters(judge=_as_asked(self._spec.judge), evaluation=_as_answered(evaluation)),
-            data=("heldOut", *(["evaluationPrompts"] if evaluation.prompts else [])),
+            data=("heldOut", *self._prompt_sets),
             parents={"model": trained},
             holders=judge | policy,
         )
@@ -413,7 +508,7 @@ class _Builder:
         self, number: int, trained: Stage, before: Stage | None, initial: Stage, evaluate: Stage
     ) -> list[Stage]:
         """The model against earlier ones, each of them once."""
-        compared = self._spec.evaluation.head_to_head
+        compared = self._compared
         if compared is None:
             return []
         opponents = {"Previous": before, "M1": initial, "Baseline": self._baseline}
@@ -428,12 +523,6 @@ class _Builder:
                 parents[role] = answers
         if not parents:
             return []
-        judge = compared.judge
-        holders: dict[str, Holder] = {}
-        if judge.model_uri is not None:
-            holders["referee"] = self._referee(judge.model_uri)
-        elif judge.endpoint is None:
-            holders["policy"] = self._policy(trained)
         return [
             self._stage(
                 StageKind.COMPARE,
@@ -442,9 +531,15 @@ class _Builder:
                     head_to_head=_as_compared(compared), bootstrap=self._spec.evaluation.bootstrap
                 ),
                 parents={"answers": evaluate, **parents},
-                holders=holders,
+                holders=self._comparing(compared, self._policy(trained)),
             )
         ]
+
+    def _comparing(self, compared: HeadToHeadSpec, newest: Holder) -> dict[str, Holder]:
+        """Who compares: a fixed judge, an endpoint, or the newest model itself."""
+        if compared.judge.model_uri is not None:
+            return {"referee": self._referee(compared.judge.model_uri)}
+        return {} if compared.judge.endpoint is not None else {"policy": newest}
 
     def _referee(self, uri: str) -> Holder:
         """The fixed judge of comparisons: the dedicated judge's own pool where it is the same model."""
@@ -505,9 +600,12 @@ class _Builder:
         return Model(name=model_name(stage), key=stage.key, stage=stage)
 
     def _policy(self, stage: Stage) -> Holder:
+        return self._serving(self._made(stage))
+
+    def _serving(self, model: Model) -> Holder:
         return Holder(
             pool="policy",
-            model=self._made(stage),
+            model=model,
             spec=self._spec.serving,
             max_model_len=lengths.policy(self._spec, self._positions),
         )
@@ -530,5 +628,5 @@ class _Builder:
 
 
 def model_name(stage: Stage) -> str:
-    """The name of the model that a training stage makes: Baseline, M1, M2, …"""
+    """The name of the model that a stage makes: Baseline, M1, M2, …"""
     return "Baseline" if stage.kind is StageKind.TRAIN_BASELINE else f"M{stage.iteration}"

@@ -32,6 +32,9 @@ SEEDS = [f"Tell me about subject number {word} in one short line" for word in "a
 HELD_OUT = [
     {"key": "h0", "prompt": [{"role": "user", "content": "held out words one two three"}], "responses": []}
 ]
+EVALUATED = [
+    {"key": "e0", "set": "bench", "id": "81", "turns": ["benchmark words seven eight nine", "Now shorter."]}
+]
 
 
 def configure(place: Workplace, tokenizer: Path, *, name: str = "prompts", **spec: Any) -> StageConfig:
@@ -40,7 +43,9 @@ def configure(place: Workplace, tokenizer: Path, *, name: str = "prompts", **spe
             prompt_generation=PromptGenerationSpec(**{"count": 60, "max_tokens": 256} | spec)
         ),
         name=name,
-        prepare=place.prepare(tokenizer=tokenizer, instructions=SEEDS, held_out=HELD_OUT),
+        prepare=place.prepare(
+            tokenizer=tokenizer, instructions=SEEDS, held_out=HELD_OUT, evaluation_prompts=EVALUATED
+        ),
     )
 
 
@@ -154,6 +159,7 @@ def test_dropped_prompts_come_with_their_reasons_and_the_counts_add_up(
     bad = [
         SEEDS[0],
         "held out words one two three",
+        "benchmark words seven eight nine",
         "too short",
         "Draw me a sheep in a box",
         "Write a program that prints the numbers to ten",
@@ -183,7 +189,8 @@ def test_dropped_prompts_come_with_their_reasons_and_the_counts_add_up(
         assert result.counts.get(name, 0) == reasons[reason]
     similar = [row for row in dropped if row["reason"] == "similar"]
     assert all(row["maxRougeL"] > 0.7 for row in similar)
-    assert "held out words one two three" in {row["text"] for row in similar}
+    texts = {row["text"] for row in similar}
+    assert {"held out words one two three", "benchmark words seven eight nine"} <= texts
 
 
 def test_rule_12_of_a_completion_that_was_cut_only_the_last_prompt_is_lost(
