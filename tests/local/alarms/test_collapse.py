@@ -44,7 +44,12 @@ def replies(judge: Judge) -> Callable[[Asked, int], tuple[str, str]]:
 def fair(asked: Asked, answer: str, seed: int) -> str:
     """A judge that rewards what is in an answer, whatever its length, and sees no places."""
     if asked.kind == "comparison":
-        return f"Alike in form.\nPreference: {'A' if number_of(asked.prompt, below=2) else 'B'}"
+        shown = [
+            asked.prompt.rpartition(f"<{name}>")[2].partition(f"</{name}>")[0].strip()
+            for name in ("answer_a", "answer_b")
+        ]
+        first, second = (number_of(text, below=10**6) for text in shown)
+        return f"I weighed both.\nPreference: {'A' if first > second else 'B'}"
     good = 2 if answer.startswith("A good answer") else 0
     return f"Because of {seed}.\nScore: {good + number_of(answer, below=4)}"
 
