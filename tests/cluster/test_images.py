@@ -118,6 +118,49 @@ def test_sampler_finds_all_that_its_stages_import(pods: Pods) -> None:
     assert "modules" in pods.python("sampler", script)
 
 
+def test_what_a_report_needs_works_where_nothing_but_tmp_can_be_written(pods: Pods) -> None:
+    """A chart, TensorBoard's file and the real clients of MLflow and W&B, which start processes of their own."""
+    script = """
+        import os, pathlib, tempfile
+        folder = pathlib.Path(tempfile.mkdtemp())
+        os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
+        from selfrewarding.report.drawing import single_axes, svg_of
+        picture = svg_of("chart", lambda figure: single_axes(figure).plot([1, 2, 3]))
+        print("chart", picture.startswith("<svg") and "path" in picture)
+
+        from selfrewarding.api.presets import effective
+        from selfrewarding.contract.config import RunRef, Story
+        from selfrewarding.store import open_store
+        from selfrewarding.tracking.points import Point
+        from selfrewarding.tracking.sending import send
+        spec = effective({
+            "model": {"uri": "s3://models/base"}, "artifacts": {"uri": "s3://runs/demo"},
+            "seedData": {"instructions": {"uri": "s3://data/rows.jsonl", "format": "PromptResponse"},
+                         "ranked": {"uri": "s3://data/ranked.jsonl", "format": "Ranked"}},
+        })
+        store = open_store((folder / "artifacts").as_uri())
+        story = Story(spec=spec, tracking={"tensorBoard": True, "mlflow": {"uri": "http://127.0.0.1:9"}})
+        run = RunRef(namespace="lab", name="demo", uid="u")
+        print("untold", send(store, run, story, [Point("evaluate/spearman", 1, 0.5, 1.0)]))
+        written = [entry.key for entry in store.list("runs/lab/demo/tensorboard")]
+        print("tensorboard", len(written), b"evaluate/spearman" in store.read(written[0]))
+
+        import wandb
+        offline = wandb.init(mode="offline", project="p", dir=folder)
+        offline.log({"evaluate/spearman": 0.5}, step=1)
+        offline.finish()
+        print("wandb", len(list(folder.glob("wandb/offline-run-*/*.wandb"))))
+    """
+    log = pods.python("sampler", script)
+    assert "chart True" in log
+    assert "tensorboard 1 True" in log
+    assert "wandb 1" in log
+    (untold,) = [line for line in log.splitlines() if line.startswith("untold")]
+    assert untold.count("MLflow: ") == 1
+    assert "Connection" in untold, "the client came as far as asking a server, and no one listens there"
+    assert "Read-only file system" not in log
+
+
 def test_trainer_starts_under_torchrun_and_says_what_it_misses(pods: Pods) -> None:
     log = pods.run("trainer", "torchrun", "-m", "srr_trainer", phase="Failed")
     assert "SRR_STAGE_CONFIG" in log

@@ -10,7 +10,8 @@ import structlog
 from tests.support.builders import make_run
 from typer.testing import CliRunner
 
-from selfrewarding.api.run import SelfRewardingRunStatus, StageAttempts, StageSummary
+from selfrewarding.api.run import Metrics as ModelMetrics
+from selfrewarding.api.run import ModelStatus, SelfRewardingRunStatus, StageAttempts, StageSummary
 from selfrewarding.cli.app import app
 from selfrewarding.cluster.protocol import RunKey
 from selfrewarding.controller.logs import configure_logs
@@ -166,3 +167,30 @@ def test_status_writes_are_counted_without_the_runs_names() -> None:
         label for family in metrics.registry.collect() for one in family.samples for label in one.labels
     }
     assert not labels & {"run", "name", "namespace"}
+
+
+def test_the_newest_models_numbers_are_gauges_until_the_run_is_gone() -> None:
+    metrics = Metrics()
+
+    def shown() -> dict[tuple[str, ...], float]:
+        return {
+            tuple(one.labels.values()): one.value
+            for family in metrics.registry.collect()
+            if family.name == "srr_model_metric"
+            for one in family.samples
+        }
+
+    first = ModelStatus(
+        name="M1", iteration=1, uri="s3://b/m1", digest="d", metrics=ModelMetrics(spearman=0.4, loss=1.5)
+    )
+    second = ModelStatus(
+        name="M2", iteration=2, uri="s3://b/m2", digest="d", metrics=ModelMetrics(win_rate=0.6)
+    )
+    metrics.seen(make_run())
+    assert shown() == {}
+    metrics.seen(make_run(status=status(models=[first])))
+    assert shown() == {("lab", "demo", "M1", "spearman"): 0.4, ("lab", "demo", "M1", "loss"): 1.5}
+    metrics.written(make_run(status=status(models=[first])), status(models=[first, second]))
+    assert shown() == {("lab", "demo", "M2", "winRate"): 0.6}
+    metrics.forget(RunKey("lab", "demo"))
+    assert shown() == {}

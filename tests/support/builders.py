@@ -14,8 +14,8 @@ from selfrewarding.api.run import (
 )
 from selfrewarding.contract.keys import digest
 from selfrewarding.contract.stages import TRAINING
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, Phase, Pod
+from selfrewarding.plan.stage import Holder, Stage
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

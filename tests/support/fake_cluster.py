@@ -21,8 +21,8 @@ from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.plan.actions import Action, Decision, Delete, ScaleHolder, StartHolder, StartStage
 from selfrewarding.plan.decide import decide
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, ChildKind, Observed, Phase, Pod, Rival
+from selfrewarding.plan.stage import Holder, Stage
 
 GRACE = timedelta(seconds=30)
 WORKLOADS = ("Deployment", "Job", "PyTorchJob")

@@ -20,7 +20,9 @@ from tests.support.builders import make_spec, merged
 from selfrewarding.api.run import AlarmStatus, Metrics, ModelStatus
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import (
+    COMPARISONS,
     EVIDENCE,
+    JUDGEMENTS,
     METRICS,
     PAIRS,
     PROMPTS,
@@ -200,7 +202,10 @@ class _Maker:
             counts={"prompts": len(rows), "answers": 4 * len(rows), "judgements": judgements, "valid": judgements,
                     "promptTokens": 22_000_000 * number, "outputTokens": 9_100_000 * number, "truncatedAnswers": 12},
             metrics={"validRate": 1.0, "truncatedRate": 0.01, "meanLength": 900.0 + 120 * number},
-            files={ROLLOUT: rollout_bytes},
+            files={
+                ROLLOUT: rollout_bytes,
+                EVIDENCE: json.dumps({"validRate": [{"key": rows[0]["key"], "value": 0.5}]}).encode(),
+            },
         )  # fmt: skip
         ties = sum(outcome.outcome == "ties" for outcome in outcomes)
         evidence = {"scoreLengthCorrelation": [{"key": row["key"], "value": 5.0} for row in pairs[:3]]}
@@ -279,7 +284,14 @@ class _Maker:
                 "kendallTau": document["kendall_tau"], "validRate": 0.97,
             },
             report={"intervals": document["intervals"], "undefined": document["undefined"]},
-            files={METRICS: json.dumps(document).encode()},
+            files={
+                METRICS: json.dumps(document).encode(),
+                JUDGEMENTS: b"".join(_line(_held_out(prompt, number)) for prompt in scored[:5]),
+                EVIDENCE: json.dumps(
+                    {name: [{"key": f"h{index}", "value": 0.1 * index} for index in range(3)]
+                     for name in ("spearman", "validRate")}
+                ).encode(),
+            },
         )  # fmt: skip
 
     def _compare(self, number: int) -> None:
@@ -295,7 +307,15 @@ class _Maker:
                 "winRate": found["previous"]["win_rate"] / 100, "winRateBaseline": found["baseline"]["win_rate"] / 100,
                 "positionBias": bias / 100,
             },
-            files={METRICS: json.dumps({"opponents": found}).encode()},
+            report={
+                "intervals": {role: one["intervals"] for role, one in found.items()}
+                | {"all": {"position_bias": [bias - 3.0, bias + 3.0]}}
+            },
+            files={
+                METRICS: json.dumps({"opponents": found}).encode(),
+                COMPARISONS: _line({"key": "previous/p0", "prompt": [ASKS[1].format("bees")]}),
+                EVIDENCE: json.dumps({"positionBias": [{"key": "previous/p0", "value": 1.0}]}).encode(),
+            },
         )  # fmt: skip
 
     def _against(self, edge: float) -> dict[str, Any]:
@@ -306,6 +326,7 @@ class _Maker:
             Comparison(
                 key=f"p{index}", shown_first="A" if verdict() else "B", shown_second="B" if verdict() else "A",
                 length=self._random.randint(200, 1500), other_length=self._random.randint(200, 1400),
+                category="math" if index % 4 else "writing",
             )
             for index in range(200)
         ]  # fmt: skip
@@ -391,6 +412,12 @@ class _Maker:
         self._held[role] = gpus
         if handover is not None:
             self._handover[role] = handover
+
+
+def _held_out(prompt: ScoredPrompt, number: int) -> dict[str, Any]:
+    """A row of `judgements.jsonl`."""
+    asked = [{"role": "user", "content": f"Held-out question {prompt.id}, judged by M{number}?"}]
+    return {"key": str(prompt.id), "prompt": asked, "responses": []}
 
 
 def _judged(row: dict[str, Any]) -> JudgedPrompt:

@@ -6,12 +6,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from tests.support.builders import make_spec
+
+from selfrewarding.api.run import ModelStatus
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import (
     ANSWERS,
+    COMPARISONS,
     EVALUATIONS,
     HELD_OUT,
     INSTRUCTIONS,
+    JUDGEMENTS,
     PAIRS,
     PAIRS_INDEX,
     PROMPTS,
@@ -22,7 +27,7 @@ from selfrewarding.contract.artifacts import (
     stage_prefix,
 )
 from selfrewarding.contract.config import RunRef
-from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest
+from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest, summary_of
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.evaluations import EvaluationExample
 from selfrewarding.data.jsonl import encode_row
@@ -30,6 +35,7 @@ from selfrewarding.data.judged_prompts import JudgedPrompt, JudgedResponse
 from selfrewarding.data.pairs import PairSettings, build_pairs
 from selfrewarding.data.rows import Message, content_key
 from selfrewarding.data.seed_rows import Instruction, RankedPrompt, RankedResponse
+from selfrewarding.report.index import IndexedStage, run_index, write_index
 from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.references import refer
 from selfrewarding.store.row_index import IndexWriter
@@ -48,11 +54,21 @@ class FinishedRun:
         prompts: new prompts of each iteration; each gives one pair.
         iterations: models to make.
         padding: further characters of each answer and judgement.
+        judge: address of a dedicated judge; absent: the models judge themselves.
     """
 
-    def __init__(self, folder: Path, *, prompts: int = 8, iterations: int = 3, padding: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prompts: int = 8,
+        iterations: int = 3,
+        padding: int = 0,
+        judge: str | None = None,
+    ) -> None:
         self.store = FolderStore(folder)
         self.padding = padding
+        self.judge = judge
         self.results: dict[str, StageResult] = {}
         self.instructions = [
             Instruction(f"line-{n + 1}", (Message("user", f"Seed question {n}?"),), f"Seed answer {n}.")
@@ -101,6 +117,22 @@ class FinishedRun:
         self.results[name] = result
         return result
 
+    def write_index(self) -> None:
+        """The index and what `srr models` and `srr report` read of it, as a report leaves them."""
+        trained = {"Baseline": "baseline"} | {name.upper(): name for name in self.results if name[0] == "m"}
+        models = [
+            ModelStatus(
+                name=name, iteration=self.results[stage].iteration, digest=self.digest(stage), gate="Promoted",
+                uri=f"{self.store.uri}/{stage_prefix(self.results[stage].kind, self.results[stage].key)}",
+            )
+            for name, stage in trained.items()
+        ]  # fmt: skip
+        stages = [
+            IndexedStage(kind=one.kind, iteration=one.iteration, key=one.key, summary=summary_of(one))
+            for one in self.results.values()
+        ]
+        write_index(self.store, run_index(RUN, spec=make_spec(), stages=stages, models=models, alarms=[]))
+
     def _write(self, prefix: str, logical: str, parts: Iterable[bytes]) -> FileRef:
         path = self.store.root / prefix / "attempts/pod" / logical
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,25 +143,40 @@ class FinishedRun:
                 digest.update(part)
         return FileRef(path=f"attempts/pod/{logical}", size=path.stat().st_size, sha256=digest.hexdigest())
 
-    def _prepare(self) -> None:
+    def take_over(self) -> None:
+        """Another Prepare with the same data, and the old one gone: all other stages are another run's, or from before an
+        edit of the spec."""
+        self.store.delete_prefix(stage_prefix(StageKind.PREPARE, self.results["prepare"].key))
+        self._prepare("prepare of this run")
+        self.results["prepare"] = self.results.pop("prepare of this run")
+
+    def prepare_again(self) -> None:
+        """Prepare's rows as they are now."""
+        self._prepare()
+
+    def _prepare(self, name: str = "prepare") -> None:
         files = {
             INSTRUCTIONS: [encode_row(row.as_row()) for row in self.instructions],
             RANKED: [encode_row(row.as_row()) for row in self.ranked],
             HELD_OUT: [encode_row(row.as_row()) for row in self.held_out],
         }
         self.commit(
-            "prepare",
+            name,
             StageKind.PREPARE,
             0,
             files,
             counts={"instructions": SEEDS, "ranked": 3, "heldOut": 3},
             data={"instructions": "a" * 12, "ranked": "b" * 12, "heldOut": "c" * 12, "model": "d" * 12},
-            report={"model": {"uri": "hf://tiny/model", "origin": "hf://tiny/model@abc"}},
+            report={
+                "model": {"uri": "hf://tiny/model", "origin": "hf://tiny/model@abc"},
+                **({"fixedModels": {"judge": {"uri": self.judge, "digest": "e" * 12}}} if self.judge else {}),
+            },
         )
 
     def _model(self, name: str, kind: StageKind, iteration: int, parents: dict[str, str]) -> None:
         self.commit(
-            name, kind, iteration, {"model/model.safetensors": [name.encode()]}, parents=parents,
+            name, kind, iteration, {"model/model.safetensors": [name.encode()], "model/config.json": [b"{}"]},
+            parents=parents,
             metrics={"loss": 1.5 / max(1, iteration)}, counts={"rows": 10, "steps": 5},
         )  # fmt: skip
 
@@ -151,10 +198,50 @@ class FinishedRun:
 
     def _evaluate(self, number: int) -> None:
         self.commit(
-            f"evaluate{number}", StageKind.EVALUATE, number, {},
+            f"evaluate{number}", StageKind.EVALUATE, number,
+            {JUDGEMENTS: [encode_row(self._judged_row(row, number)) for row in self.held_out]},
             parents={"prepare": "prepare", "model": f"m{number}"},
             metrics={"pairwiseAccuracy": 0.6 + number / 100, "spearman": 0.3}, counts={"prompts": 3, "pairs": 9},
-            report={"intervals": {"pairwise_accuracy": [55.0, 65.0]}, "undefined": {}},
+            report={"intervals": {"pairwise_accuracy": [55.0, 65.0]}, "undefined": {},
+                    "judge": {"model": f"m{number}-key", "temperature": 0.7}},
+        )  # fmt: skip
+
+    def _judged_row(self, row: RankedPrompt, number: int) -> dict[str, Any]:
+        return {
+            "key": row.key,
+            "prompt": row.as_row()["prompt"],
+            "responses": [
+                {
+                    "text": answer.text, "rank": answer.rank,
+                    "judgements": [
+                        {"sample": 0, "round": 0, "text": f"M{number} likes it. {NASTY} Score: 4", "score": 4,
+                         "reason": None, "seed": 7},
+                        {"sample": 1, "round": 0, "text": "Hm.", "score": None, "reason": "missing", "seed": 8},
+                    ],
+                }
+                for answer in row.responses
+            ],
+        }  # fmt: skip
+
+    def compare(self, number: int, opponents: Mapping[str, int]) -> None:
+        """The comparison of a model with others, by role, on the held-out prompts."""
+        rows = [
+            {
+                "key": f"{role}/{row.key}", "opponent": role, "set": "held-out", "id": row.id,
+                "prompt": [row.as_row()["prompt"][0]["content"]],
+                "answer": [f"By M{number}."], "other": [f"By M{other}."],
+                "verdicts": [{"verdict": "A", "tries": [{"verdict": "A", "reason": None, "seed": 5,
+                                                         "text": f"The first is better. {NASTY}"}]}] * 2,
+                "preference": 1.5,
+            }
+            for role, other in opponents.items()
+            for row in self.held_out
+        ]  # fmt: skip
+        self.commit(
+            f"compare{number}", StageKind.COMPARE, number, {COMPARISONS: [encode_row(row) for row in rows]},
+            parents={"prepare": "prepare", "answers": f"evaluate{number}"}
+            | {role: f"evaluate{other}" for role, other in opponents.items()},
+            report={"judge": {"model": "referee-key", "modelUri": "s3://models/referee", "fixed": True}},
         )  # fmt: skip
 
     def _iteration(self, number: int, count: int) -> None:
@@ -177,7 +264,11 @@ class FinishedRun:
                 ROLLOUT_INDEX: _late(answered),
             },
             parents={"prepare": "prepare", "model": before, "prompts": f"prompts{number}"},
-            report={"responses": settings, "judge": {**settings, "prompt": "p" * 64, "scoring": "Sampled"}},
+            report={
+                "responses": settings,
+                "judge": {**settings, **({"model": "judge-key", "modelUri": self.judge} if self.judge else {}),
+                          "prompt": "p" * 64, "scoring": "Sampled"},
+            },
         )  # fmt: skip
         paired = IndexWriter()
         self.commit(

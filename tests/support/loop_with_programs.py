@@ -25,7 +25,7 @@ from selfrewarding.contract.result import StageResult, parse_termination, summar
 from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.manifests.config import stage_config
 from selfrewarding.manifests.context import RunContext
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.stage import Stage
 from selfrewarding.store import open_store
 from selfrewarding.store.results import commit_result, find_result, read_jsonl
 from srr_sampler.__main__ import _MODULES

@@ -8,7 +8,7 @@ from tests.support.fake_cluster import FakeCluster
 from selfrewarding.api.presets import effective
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.facts import gather_facts
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.stage import Stage
 
 GPU = {"training": {"nodes": 2, "gpusPerNode": 2}, "serving": {"replicas": 2}}
 

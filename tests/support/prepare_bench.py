@@ -66,6 +66,8 @@ class Bench:
         limit = blocks.pop("max_model_len", None)
         prompt_sets = blocks.pop("prompt_sets", None)
         referee = blocks.pop("referee_uri", None)
+        answer_tokens = blocks.pop("answer_tokens", None)
+        planned_len = blocks.pop("planned_len", None)
         parameters = PrepareParameters(
             model=ModelSpec.model_validate(spec),
             seed_data=SeedDataSpec.model_validate(seeds or self.seeds()),
@@ -77,8 +79,10 @@ class Bench:
             prompt_sets=None
             if prompt_sets is None
             else [PromptSetSpec.model_validate(one) for one in prompt_sets],
+            answer_tokens=answer_tokens,
             referee_uri=referee,
             max_model_len=limit,
+            planned_len=planned_len,
             run_uid="uid",
         )
         assert not blocks

@@ -22,6 +22,7 @@ from selfrewarding.contract.artifacts import (
     stage_prefix,
 )
 from selfrewarding.contract.config import (
+    AnswerParameters,
     BuildEvaluationsParameters,
     CompareParameters,
     EvaluateParameters,
@@ -30,6 +31,7 @@ from selfrewarding.contract.config import (
     Parameters,
     RolloutParameters,
     RunRef,
+    SelectParameters,
     ServedModel,
     StageConfig,
     StageRef,
@@ -117,7 +119,9 @@ class Workplace:
         | GeneratePromptsParameters
         | BuildEvaluationsParameters
         | EvaluateParameters
-        | CompareParameters,
+        | CompareParameters
+        | AnswerParameters
+        | SelectParameters,
         *,
         name: str = "stage",
         servers: Sequence[str] = ("policy",),

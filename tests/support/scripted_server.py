@@ -128,6 +128,8 @@ class ScriptedServer:
         self.model = model
         self.key = key
         """Bearer token that /v1 asks for, as vLLM does."""
+        self.refused: dict[str, str] = {}
+        """Fields that it does not take, with what it says then (HTTP 400)."""
         self.reply = reply
         self.choose: Choose = default_choice
         self.delay = delay
@@ -246,8 +248,10 @@ class ScriptedServer:
             return web.json_response(
                 {"error": {"message": f"The model `{body['model']}` does not exist."}}, status=404
             )
+        for name in self.refused.keys() & body.keys():
+            return web.json_response({"error": {"message": self.refused[name]}}, status=400)
         samples = int(body.get("n", 1))
-        if body["temperature"] == 0 and samples > 1:
+        if body.get("temperature") == 0 and samples > 1:
             return web.json_response(
                 {"error": {"message": "n must be 1 when using greedy sampling"}}, status=400
             )
@@ -278,7 +282,7 @@ class ScriptedServer:
         }
 
     def _choice(self, asked: Asked, index: int) -> dict[str, Any]:
-        seed = asked.body["seed"] + index
+        seed = asked.body.get("seed", asked.number) + index
         allowed = asked.body.get("allowed_token_ids")
         if allowed:
             token = allowed[number_of("token", asked.prompt, seed, below=len(allowed))]

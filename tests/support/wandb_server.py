@@ -16,6 +16,7 @@ class WandbServer:
 
     Attributes:
         history: rows as they were streamed, by line number.
+        summary: as it was streamed last.
         uploaded: names of files that were sent.
         calls: operations and paths, in order.
         variables: of the last UpsertBucket that named a project.
@@ -23,6 +24,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.history: dict[int, dict[str, Any]] = {}
+        self.summary: dict[str, Any] = {}
         self.uploaded: set[str] = set()
         self.calls: list[str] = []
         self.keys: set[str] = set()
@@ -88,6 +90,8 @@ class WandbServer:
         lines = told.get("files", {}).get("wandb-history.jsonl")
         for number, line in enumerate(lines["content"] if lines else []):
             self.history[lines["offset"] + number] = json.loads(line)
+        for line in told.get("files", {}).get("wandb-summary.json", {}).get("content", []):
+            self.summary = json.loads(line)
 
     def _graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         owner = {"id": "e", "name": "team"}
@@ -121,7 +125,7 @@ class WandbServer:
             return None
         tail = [json.dumps(self.history[number]) for number in sorted(self.history)[-1:]]
         return {
-            "id": "b", "name": variables["name"], "summaryMetrics": json.dumps(self.history.get(max(self.history, default=0), {})),
+            "id": "b", "name": variables["name"], "summaryMetrics": json.dumps(self.summary),
             "displayName": "lab/demo", "logLineCount": 0, "historyLineCount": len(self.history), "eventsLineCount": 0,
             "historyTail": json.dumps(tail), "eventsTail": "[]", "config": "{}", "tags": [], "notes": "",
             "wandbConfig": json.dumps({"t": 1}),

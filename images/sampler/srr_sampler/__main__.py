@@ -40,6 +40,8 @@ _MODULES = {
     StageKind.GENERATE_PROMPTS: "generate_prompts",
     StageKind.ROLLOUT: "rollout",
     StageKind.BUILD_PREFERENCES: "build_preferences",
+    StageKind.ANSWER: "answer",
+    StageKind.SELECT: "select",
     StageKind.EVALUATE: "evaluate",
     StageKind.COMPARE: "compare",
     StageKind.REPORT: "report",

@@ -5,18 +5,20 @@ on them. Turns of a conversation are answered one after the other, each with the
 Must not: judge; answer a prompt that a set does not hold.
 Neighbours: `evaluate` calls this; Prepare wrote the prompts; `compare` and the exports read the answers.
 
-Rows of the log, by key: `<set>/<prompt>/t<turn>`.
+Rows of the log, by key: the digest of what the model sees and of the temperature. The log belongs to the model and how it
+is asked, not to the stage (`row_log`): another set of prompts, or a prompt that is in two, asks only for what is new.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from selfrewarding.api.evaluation import HELD_OUT_SET, AnswersSpec, EvaluationSpec
 from selfrewarding.contract.artifacts import ANSWERS, EVALUATION_PROMPTS, HELD_OUT
 from selfrewarding.contract.config import ServedModel
+from selfrewarding.contract.keys import digest
 from selfrewarding.contract.program import BadConfiguration
 from selfrewarding.data.jsonl import encode_row
 from selfrewarding.data.judge_prompt import conversation_text
@@ -27,7 +29,8 @@ from srr_sampler.asking import Meter, Stage, run_workers
 from srr_sampler.client import CompletionClient
 from srr_sampler.encoders import Encoder, policy_encoder
 from srr_sampler.judging import LEAST_ROOM, as_role
-from srr_sampler.sampling import CompletionRequest, Sampling, Seeds, seeds_of
+from srr_sampler.row_log import RowLog, shared_log
+from srr_sampler.sampling import CompletionRequest, Sampling
 
 LOG = "answers"
 FLUSH_SECONDS = 2.0
@@ -47,6 +50,7 @@ class AnswerPrompt:
         turns: what the user says, turn by turn, as text.
         messages: the whole conversation, where the prompt is one with a history; it is answered once.
         category: of the prompt, if it has one.
+        temperature: that the prompt's benchmark answers it with; None: as all answers are.
     """
 
     set: str
@@ -55,10 +59,7 @@ class AnswerPrompt:
     turns: tuple[str, ...]
     messages: tuple[dict[str, str], ...] | None = None
     category: str | None = None
-
-    def row_key(self, turn: int) -> str:
-        """Key of a turn's row in the log."""
-        return f"{self.set}/{self.key}/t{turn}"
+    temperature: float | None = None
 
     def conversation(self, answers: Sequence[str]) -> list[dict[str, str]]:
         """What the model sees when it answers the turn after those answers."""
@@ -120,6 +121,7 @@ def answer_prompts(stage: Stage, spec: EvaluationSpec) -> list[AnswerPrompt]:
                 id=str(row["id"]),
                 turns=tuple(row["turns"]),
                 category=row.get("category"),
+                temperature=row.get("temperature"),
             )
             for row in read_jsonl(stage.store, prepare, EVALUATION_PROMPTS)
             if row["set"] in wanted
@@ -152,49 +154,69 @@ def _held_out(rows: Iterable[dict[str, Any]], most: int) -> Iterator[AnswerPromp
         )
 
 
-async def write_answers(stage: Stage, spec: EvaluationSpec) -> Answers:
-    """Answer all prompts that have none yet. Raises BadConfiguration, ParentMissing, Retry."""
-    prompts = answer_prompts(stage, spec)
+def turns_of(prompts: Sequence[AnswerPrompt]) -> int:
+    """Answers that the prompts ask for."""
+    return sum(len(prompt.turns) for prompt in prompts)
+
+
+async def write_answers(
+    stage: Stage, spec: EvaluationSpec, prompts: Sequence[AnswerPrompt], meter: Meter | None = None
+) -> Answers:
+    """Answer those of the prompts that have no answer yet.
+
+    Args:
+        stage: that answers.
+        spec: how.
+        prompts: in the order of the result's rows.
+        meter: of all that the stage does; it expects these turns already. Absent: one of the answers' own.
+
+    Raises BadConfiguration, ParentMissing, Retry.
+    """
     how = spec.answers or AnswersSpec()
-    rows = {str(row["key"]): row for row in read_chunks(stage.store, stage.prefix, log=LOG)}
-    total = sum(len(prompt.turns) for prompt in prompts)
-    report: dict[str, object] = {"prompts": len(prompts)}
-    if total:
-        async with contextlib.AsyncExitStack() as stack:
-            role, served = stage.served("policy")
-            client = await stack.enter_async_context(stage.client(role))
-            encoder = policy_encoder(stage.config, stage.store, stage.here.scratch)
-            writer = _Writer(client, served, encoder, how, seeds_of(stage.config))
-            meter = Meter(
-                total=total,
-                done=sum(
-                    prompt.row_key(turn) in rows for prompt in prompts for turn in range(len(prompt.turns))
-                ),
-                tokens=sum(row["tokens"]["output"] for row in rows.values()),
-                unit="answers",
-            )
-            log = stack.enter_context(
-                ChunkLog(
-                    stage.store, stage.attempt, log=LOG, max_bytes=_NEVER_FULL, max_seconds=FLUSH_SECONDS
-                )
-            )
-            missing = [prompt for prompt in prompts if prompt.row_key(len(prompt.turns) - 1) not in rows]
-            await run_workers(
-                (partial(writer.answer, prompt, rows, log, meter) for prompt in missing),
-                min(client.capacity, len(missing)),
-            )
-            meter.report()
-        report |= {"sampling": writer.provenance(), "repeatedRequests": client.repeated}
-    return Answers([_row(prompt, rows) for prompt in prompts], report)
+    total = turns_of(prompts)
+    if not total:
+        return Answers([], {"prompts": 0})
+    role, served = stage.served("policy")
+    log = shared_log(
+        stage,
+        {
+            "model": served.name,
+            "maxModelLen": served.max_model_len,
+            "how": how.model_dump(mode="json", by_alias=True, exclude={"temperature"}),
+        },
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(stage.client(role))
+        encoder = policy_encoder(stage.config, stage.store, stage.here.scratch)
+        writer = _Writer(client, served, encoder, how, log)
+        found = [row for prompt in prompts for row in writer.answered(prompt)]
+        meter = meter or Meter(total=total, unit="answers")
+        meter.expect(done=len(found), tokens=sum(row["tokens"]["output"] for row in found))
+        chunks = stack.enter_context(
+            ChunkLog(log.store, log.attempt, log=LOG, max_bytes=_NEVER_FULL, max_seconds=FLUSH_SECONDS)
+        )
+        missing = [prompt for prompt in prompts if len(writer.answered(prompt)) < len(prompt.turns)]
+        await run_workers(
+            (partial(writer.answer, prompt, chunks, meter) for prompt in missing),
+            min(client.capacity, len(missing)),
+        )
+        meter.report()
+    report = {
+        "prompts": len(prompts),
+        "sampling": writer.provenance(),
+        "log": log.folder,
+        "repeatedRequests": client.repeated,
+    }
+    return Answers([_row(prompt, writer.answered(prompt)) for prompt in prompts], report)
 
 
-def _row(prompt: AnswerPrompt, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    answers = [rows[prompt.row_key(turn)] for turn in range(len(prompt.turns))]
+def _row(prompt: AnswerPrompt, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    further = {"category": prompt.category, "temperature": prompt.temperature}
     return {
         "key": prompt.key,
         "set": prompt.set,
         "id": prompt.id,
-        **({"category": prompt.category} if prompt.category is not None else {}),
+        **{name: value for name, value in further.items() if value is not None},
         "turns": list(prompt.turns),
         "answers": [
             {name: row[name] for name in ("text", "finishReason", "seed", "tokens")} for row in answers
@@ -203,12 +225,13 @@ def _row(prompt: AnswerPrompt, rows: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 class _Writer:
-    """Answers with the served model, one request per turn."""
+    """Answers with the served model, one request per turn; what the log has is not asked again."""
 
     def __init__(
-        self, client: CompletionClient, served: ServedModel, encoder: Encoder, spec: AnswersSpec, seeds: Seeds
+        self, client: CompletionClient, served: ServedModel, encoder: Encoder, spec: AnswersSpec, log: RowLog
     ) -> None:
-        self._client, self._served, self._encoder, self._seeds = client, served, encoder, seeds
+        self._client, self._served, self._encoder, self._seeds = client, served, encoder, log.seeds
+        self._rows = {str(row["key"]): row for row in read_chunks(log.store, log.folder, log=LOG)}
         self._sampling = Sampling(
             temperature=spec.temperature,
             top_p=spec.top_p,
@@ -217,25 +240,40 @@ class _Writer:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Who answers, and how."""
+        """Who answers, and how; a prompt with a temperature of its own says so in its row."""
         return {"model": self._served.name, **self._sampling.as_json()}
 
-    async def answer(
-        self, prompt: AnswerPrompt, rows: dict[str, dict[str, Any]], log: ChunkLog, meter: Meter
-    ) -> None:
+    def answered(self, prompt: AnswerPrompt) -> list[dict[str, Any]]:
+        """The rows of a prompt's turns, up to the first that has none."""
+        found: list[dict[str, Any]] = []
+        while len(found) < len(prompt.turns):
+            row = self._rows.get(self._key(prompt, found))
+            if row is None:
+                break
+            found.append(row)
+        return found
+
+    async def answer(self, prompt: AnswerPrompt, log: ChunkLog, meter: Meter) -> None:
         """Answer the turns of a prompt that have no row yet."""
-        for turn in range(len(prompt.turns)):
-            key = prompt.row_key(turn)
-            if key in rows:
-                continue
-            before = [str(rows[prompt.row_key(earlier)]["text"]) for earlier in range(turn)]
+        while len(before := self.answered(prompt)) < len(prompt.turns):
+            key = self._key(prompt, before)
             row = {"key": key, **await self._ask(prompt, key, before)}
-            log.append(encode_row(row))
-            rows[key] = row
+            if key not in self._rows:  # else a twin in another set was quicker
+                log.append(encode_row(row))
+                self._rows[key] = row
             meter.add(done=1, tokens=row["tokens"]["output"])
 
-    async def _ask(self, prompt: AnswerPrompt, key: str, before: Sequence[str]) -> dict[str, Any]:
-        ids = self._encoder.chat.prompt(prompt.conversation(before))
+    def _key(self, prompt: AnswerPrompt, before: Sequence[dict[str, Any]]) -> str:
+        seen = prompt.conversation([str(row["text"]) for row in before])
+        return digest({"messages": seen, "temperature": self._sampling_of(prompt).temperature})
+
+    def _sampling_of(self, prompt: AnswerPrompt) -> Sampling:
+        if prompt.temperature is None:
+            return self._sampling
+        return replace(self._sampling, temperature=prompt.temperature)
+
+    async def _ask(self, prompt: AnswerPrompt, key: str, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        ids = self._encoder.chat.prompt(prompt.conversation([str(row["text"]) for row in before]))
         room = self._served.max_model_len - len(ids)
         seed = self._seeds.of(key)
         if room < LEAST_ROOM:
@@ -246,8 +284,9 @@ class _Writer:
                 "seed": seed,
                 "tokens": {"prompt": 0, "output": 0},
             }
+        sampling = self._sampling_of(prompt).within(room)
         answer = await self._client.complete(
-            CompletionRequest(prompt=ids, sampling=self._sampling.within(room), seed=seed), prefer=key
+            CompletionRequest(prompt=ids, sampling=sampling, seed=seed), prefer=key
         )
         sample = answer.samples[0]
         return {

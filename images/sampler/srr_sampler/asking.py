@@ -207,6 +207,14 @@ class Meter:
         self._reported = float("-inf")
         self.report()
 
+    def expect(self, *, total: int = 0, done: int = 0, tokens: int = 0) -> None:
+        """Take on further work, with what earlier attempts did of it."""
+        self.total += total
+        self.done += done
+        self.tokens += tokens
+        self._points = deque([(time.monotonic(), self.done)])
+        self.report()
+
     def add(self, *, done: int = 0, tokens: int = 0) -> None:
         """Note progress."""
         self.done += done

@@ -3,6 +3,10 @@
 Purpose: the same patience as `client`, for a server of which nothing is known but its address and model name. No token
 ids and no special fields: only what every such server takes. So control tokens that a text spells cannot be split here
 (as `chat.ChatEncoder` does for our own servers): whether they mean anything is the endpoint's business.
+
+Endpoints differ in the fields that they take: OpenAI's newer models want `max_completion_tokens` in place of `max_tokens` and
+fix the temperature, others know no `seed`. One that refuses a field by name is asked again, from then on in its own way, where
+that changes nothing that was asked for; a temperature that it does not take is the user's to change.
 Must not: log or raise anything that holds the key.
 Neighbours: `generate_prompts` uses it where `promptGeneration.writer.endpoint` is given, `referee` where
 `evaluation.headToHead.judge.endpoint` is.
@@ -12,6 +16,8 @@ import asyncio
 import json
 import logging
 import random
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -25,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 INCOMPLETE = "incomplete"
 """Finish reason of an answer that came as half a document."""
+_RENAMED = {"max_tokens": "max_completion_tokens"}
+"""The name of a field in newer versions of the API (platform.openai.com/docs/api-reference/chat/create)."""
+_IN_EFFECT = {"temperature": 1, "top_p": 1}
+"""The API's defaults: where one is asked for and the field is refused, it can be left out."""
 _TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=20)
 
 
@@ -62,6 +72,8 @@ class ChatEndpoint:
         """Why it did not answer the last time, for people."""
         self.repeated = 0
         """Requests that had to be sent again."""
+        self._not_taken: set[str] = set()
+        """Fields that the endpoint refused."""
 
     async def __aenter__(self) -> "ChatEndpoint":
         # trust_env: an endpoint outside the cluster may only be reached through a proxy.
@@ -97,7 +109,7 @@ class ChatEndpoint:
         failures = 0
         async with self._places:
             while True:
-                answer, self.problem, wait = await self._ask(body)
+                answer, self.problem, wait = await self._ask(self._as_taken(body))
                 if answer is not None:
                     return answer
                 self.repeated += 1
@@ -109,6 +121,16 @@ class ChatEndpoint:
                         f"the endpoint {self._endpoint.url} failed {failures} times on one request: {self.problem}"
                     )
                 await asyncio.sleep(wait)
+
+    def _as_taken(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The request in the fields that the endpoint takes."""
+        taken = {}
+        for name, value in body.items():
+            if name not in self._not_taken or not _spared(name, value):
+                taken[name] = value
+            elif name in _RENAMED:
+                taken[_RENAMED[name]] = value
+        return taken
 
     async def _ask(self, body: dict[str, Any]) -> tuple[Completions | None, str | None, float | None]:
         """The answer; or the problem, with the time to wait if the endpoint asks for patience."""
@@ -131,6 +153,19 @@ class ChatEndpoint:
             return None, said, retry_seconds(retry_after)
         if status >= 500 or status in {408, 425}:
             return None, said, None
+        field = _refused_field(content, body) if status in {400, 422} else None
+        if field is not None:
+            if field not in self._not_taken:
+                instead = _RENAMED.get(field)
+                logger.warning(
+                    "the endpoint %s takes no %s (%s): it is asked %s from now on",
+                    self._endpoint.url,
+                    field,
+                    said,
+                    f"with {instead}" if instead else "without",
+                )
+            self._not_taken.add(field)
+            return None, said, 0.0
         advice = {
             401: f"check the key in {self._field}.apiKeySecretName",
             403: f"check the key in {self._field}.apiKeySecretName",
@@ -150,3 +185,20 @@ def _read(content: bytes) -> Completions | None:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
     return Completions((Sample(text or "", reason),), *tokens) if isinstance(text, str | None) else None
+
+
+def _refused_field(content: bytes, body: Mapping[str, Any]) -> str | None:
+    """The field of the request that a refusal names, if the request can do without it."""
+    text = content.decode("utf-8", "replace")
+    for name, value in body.items():
+        if not _spared(name, value) or not re.search(rf"\b{name}\b", text):
+            continue
+        # A limit that is merely too high is refused by its name too.
+        if name not in _RENAMED or _RENAMED[name] in text or "unsupported_parameter" in text:
+            return name
+    return None
+
+
+def _spared(name: str, value: Any) -> bool:
+    """Whether a request says the same without this field, or with its other name. A seed is a best effort anyway."""
+    return name == "seed" or name in _RENAMED or (name in _IN_EFFECT and value == _IN_EFFECT[name])

@@ -9,7 +9,7 @@ Neighbours: `compared_pairs` knows what is missing; `referee` asks; `data.compar
 Rows of the log, by key: `<digest of the judge's turn>/<try>`. What is missing follows from the rows alone, and so does
 what was used of the budget. The log belongs to the judge and not to the stage: it lies in `stages/Compare/<digest of the
 judge and how it is asked>`, so that a stage with a larger budget, more prompts or another opponent pays only for what no
-stage before it has asked.
+stage before it has asked (`row_log`).
 """
 
 import asyncio
@@ -21,27 +21,28 @@ from functools import partial
 from typing import Any
 
 from selfrewarding.api.evaluation import HeadToHeadSpec
-from selfrewarding.contract.artifacts import COMPARISONS, EVIDENCE, METRICS, attempt_prefix, stage_prefix
+from selfrewarding.contract.artifacts import COMPARISONS, EVIDENCE, METRICS
 from selfrewarding.contract.config import CompareParameters, StageConfig
-from selfrewarding.contract.keys import digest
 from selfrewarding.contract.program import BadConfiguration, Surroundings
 from selfrewarding.contract.result import StageResult
-from selfrewarding.contract.stages import StageKind
-from selfrewarding.data.comparison_prompt import Verdict, comparison_prompt, parse_verdict
+from selfrewarding.data.comparison_prompt import ComparisonPrompt, Verdict, comparison_prompt, parse_verdict
 from selfrewarding.data.head_to_head import CONVENTIONS, Comparison, head_to_head, position_bias
+from selfrewarding.data.intervals import POOLED
 from selfrewarding.data.jsonl import encode_row
 from selfrewarding.store.chunks import ChunkLog, read_chunks
-from selfrewarding.store.references import refer
 from srr_sampler.asking import Meter, Stage, run_asking, run_workers
-from srr_sampler.chat_endpoint import INCOMPLETE
+from srr_sampler.chat_endpoint import INCOMPLETE, EndpointRefused
 from srr_sampler.compared_pairs import TOO_LONG, Order, Pair, orders_of, read_pairs, restore
 from srr_sampler.referee import REFUSED, Referee, Said, Turn, open_referee
-from srr_sampler.sampling import Seeds, seeds_of
+from srr_sampler.row_log import RowLog, shared_log
+from srr_sampler.sampling import seeds_of
 from srr_sampler.token_budget import TokenBudget
 
 LOG = "verdicts"
 RETRY_TEMPERATURE = 0.7
 """Of a repeated question: at temperature 0 it would get the same answer again."""
+MOST_REFUSED = 3
+"""So many refusals before anything was ever answered, and it is not one text that the endpoint dislikes."""
 MOST_EVIDENCE = 5
 _FLUSH_SECONDS = 0.5
 _NEVER_FULL = 256 * 1024 * 1024
@@ -61,20 +62,12 @@ async def _work(stage: Stage) -> StageResult:
     pairs = read_pairs(stage, spec, prompt)
     async with contextlib.AsyncExitStack() as stack:
         referee = await open_referee(stage, spec, stack)
-        log = _log_key(stage, spec, referee)
-        folder = stage_prefix(StageKind.COMPARE, log)
-        refer(stage.store, stage.config.run, folder)
-        restore(pairs, read_chunks(stage.store, folder, log=LOG))
-        asker = _Asker(stage, spec, referee, pairs, log)
+        log = verdict_log(stage, spec, referee)
+        logged = list(read_chunks(log.store, log.folder, log=LOG))
+        restore(pairs, logged)
+        asker = Asker(spec, referee, pairs, log, answered=any(row["reason"] != REFUSED for row in logged))
         meter = await asker.run()
-    provenance = {
-        **referee.provenance(),
-        "prompt": prompt.digest,
-        "language": spec.judge.language,
-        "format": spec.format,
-        "temperature": spec.temperature,
-        "maxTokens": spec.max_tokens,
-    }
+    provenance = judge_report(referee, spec, prompt)
     rate = meter.tokens_per_second()
     return _committed(
         stage,
@@ -82,7 +75,7 @@ async def _work(stage: Stage) -> StageResult:
         pairs,
         {
             "judge": provenance,
-            "verdicts": folder,
+            "verdicts": log.folder,
             "repeatedRequests": referee.repeated,
             "budget": {"tokens": spec.judge.token_budget, "used": asker.budget.used},
             **({"tokensPerSecond": round(rate, 2)} if rate is not None else {}),
@@ -90,33 +83,43 @@ async def _work(stage: Stage) -> StageResult:
     )
 
 
-def _log_key(stage: Stage, spec: HeadToHeadSpec, referee: Referee) -> str:
-    """What verdicts of one log have in common: who judges, how it is asked, and the run's seed."""
-    return digest(
+def judge_report(referee: Referee, spec: HeadToHeadSpec, prompt: ComparisonPrompt) -> dict[str, Any]:
+    """Who compares, and how it is asked."""
+    return {
+        **referee.provenance(),
+        "prompt": prompt.digest,
+        "language": spec.judge.language,
+        "format": spec.format,
+        "temperature": spec.temperature,
+        "maxTokens": spec.max_tokens,
+    }
+
+
+def verdict_log(stage: Stage, spec: HeadToHeadSpec, referee: Referee) -> RowLog:
+    """What verdicts of one log have in common: who judges, and how it is asked."""
+    return shared_log(
+        stage,
         {
             "judge": referee.provenance(),
             "format": spec.format,
             "temperature": spec.temperature,
             "maxTokens": spec.max_tokens,
-            "seed": stage.config.seed,
-            "contract": stage.config.contract,
-        }
+        },
     )
 
 
-class _Asker:
+class Asker:
     """Has requests under way until every order has a verdict, its tries are used up, or the budget is."""
 
     def __init__(
-        self, stage: Stage, spec: HeadToHeadSpec, referee: Referee, pairs: Sequence[Pair], log: str
+        self, spec: HeadToHeadSpec, referee: Referee, pairs: Sequence[Pair], log: RowLog, *, answered: bool
     ) -> None:
-        self._stage, self._spec, self._referee = stage, spec, referee
-        self._pairs = pairs
-        self._folder = attempt_prefix(StageKind.COMPARE, log, stage.here.pod_uid)
-        self._seeds = Seeds(stage.config.seed, log)
+        self._spec, self._referee = spec, referee
+        self._pairs, self._log, self._seeds = pairs, log, log.seeds
         rows = [row for order in orders_of(pairs) for row in order.tries]
         self._tokens = sum(row["tokens"]["output"] for row in rows)
-        self._answered = any(row["reason"] != REFUSED for row in rows)
+        self._answered = answered or any(row["reason"] not in {REFUSED, TOO_LONG} for row in rows)
+        self._refused = 0
         self._held: list[dict[str, Any]] = []
         self.budget = TokenBudget(
             spec.judge.token_budget, sum(row["tokens"]["prompt"] + row["tokens"]["output"] for row in rows)
@@ -134,7 +137,7 @@ class _Asker:
             unit="verdicts",
         )
         with ChunkLog(
-            self._stage.store, self._folder, log=LOG, max_bytes=_NEVER_FULL, max_seconds=_FLUSH_SECONDS
+            self._log.store, self._log.attempt, log=LOG, max_bytes=_NEVER_FULL, max_seconds=_FLUSH_SECONDS
         ) as log:
             await run_workers(
                 (partial(self._finish, pair, log, meter) for pair in missing),
@@ -194,13 +197,21 @@ class _Asker:
         }
         if turn.most_tokens is None:
             return row
-        said = await self._referee.ask(
-            turn,
-            temperature=temperature,
-            seed=seed,
-            line_seed=self._seeds.of(f"{order.question}/preference", number),
-            prefer=prompt_key,
-        )
+        try:
+            said = await self._referee.ask(
+                turn,
+                temperature=temperature,
+                seed=seed,
+                line_seed=self._seeds.of(f"{order.question}/preference", number),
+                prefer=prompt_key,
+            )
+        except EndpointRefused:
+            self._refused += 1
+            if not self._answered and self._refused >= MOST_REFUSED:
+                raise
+            said = Said("", REFUSED)
+        else:
+            self._answered = True
         tokens = {"prompt": said.prompt_tokens, "output": said.output_tokens}
         verdict, reason = _verdict(said)
         if said.finish_reason != REFUSED and not any(tokens.values()):
@@ -221,8 +232,10 @@ class _Asker:
         }
 
     def _store(self, row: dict[str, Any], log: ChunkLog) -> None:
-        """A refusal is kept back until something was answered: before that the configuration may be at fault."""
-        self._answered = self._answered or row["reason"] != REFUSED
+        """A refusal is kept back until something was answered: before that the configuration may be at fault. What is too
+        long for this server is not kept at all: the log is read by stages whose server takes more."""
+        if row["reason"] == TOO_LONG:
+            return
         self._held.append(row)
         if self._answered:
             for held in self._held:
@@ -258,7 +271,7 @@ def _committed(
         }
         for role, rows in by_opponent.items()
     }
-    bias = position_bias(comparisons)
+    bias = position_bias(comparisons, resamples=parameters.bootstrap, seed=seed)
     tries = [row for order in orders_of(pairs) for row in order.tries]
     invalid = Counter(str(row["reason"]) for row in tries if row["verdict"] is None)
     document = {
@@ -269,6 +282,7 @@ def _committed(
         "invalid": dict(sorted(invalid.items())),
         "conventions": CONVENTIONS,
     }
+    unanswered = sum(pair.unanswered for pair in pairs)
     unasked = sum(bool(pair.missing) for pair in pairs)  # nothing but the budget leaves any
     counts = {
         "prompts": len({pair.prompt_key for pair in pairs}),
@@ -276,6 +290,7 @@ def _committed(
         "judged": sum(one.preference is not None for one in comparisons),
         "identical": sum(one.identical for one in comparisons),
         "unjudged": sum(one.preference is None for one in comparisons),
+        **({"unanswered": unanswered} if unanswered else {}),
         **({"overBudget": unasked} if unasked else {}),
         "verdicts": len(tries) - invalid.total(),
         "invalid": invalid.total(),
@@ -294,7 +309,8 @@ def _committed(
         report={
             **report,
             "invalid": dict(sorted(invalid.items())),
-            "intervals": {role: one["intervals"] for role, one in measured.items()},
+            "intervals": {role: one["intervals"] for role, one in measured.items()}
+            | {POOLED: bias["intervals"]},
             "undefined": {role: one["undefined"] for role, one in measured.items()},
             "tokensEstimated": sum("tokensEstimated" in row for row in tries),
         },
@@ -306,6 +322,7 @@ def _summary(measured: Mapping[str, dict[str, Any]], bias: dict[str, Any]) -> di
     named = {
         "winRate": measured.get("previous", {}).get("win_rate"),
         "winRateLengthControlled": measured.get("previous", {}).get("length_controlled_win_rate"),
+        "winRateInitial": measured.get("initial", {}).get("win_rate"),
         "winRateBaseline": measured.get("baseline", {}).get("win_rate"),
         "positionBias": bias["position_bias"],
     }

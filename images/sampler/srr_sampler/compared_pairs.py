@@ -69,7 +69,7 @@ class Order:
 class Pair:
     """Two answers to one prompt."""
 
-    opponent: Opponent
+    opponent: str
     answer: dict[str, Any]
     other: dict[str, Any]
     orders: dict[Place, Order]
@@ -99,13 +99,14 @@ class Pair:
         return not self.unanswered and texts(self.answer) == texts(self.other)
 
     @property
+    def is_asked_about(self) -> bool:
+        """Whether the judge has a say."""
+        return not (self.unanswered or self.identical)
+
+    @property
     def missing(self) -> list[Place]:
         """The orders to ask for (again)."""
-        return (
-            []
-            if self.unanswered or self.identical
-            else [place for place in PLACES if self.orders[place].open]
-        )
+        return [place for place in PLACES if self.orders[place].open] if self.is_asked_about else []
 
     def comparison(self) -> Comparison:
         """The pair as it is counted."""
@@ -117,6 +118,7 @@ class Pair:
             other_length=sum(map(len, texts(self.other))),
             identical=self.identical,
             category=self.answer.get("category"),
+            prompt=self.prompt_key,
         )
 
     def as_row(self) -> dict[str, Any]:
@@ -156,29 +158,58 @@ def read_pairs(stage: Stage, spec: HeadToHeadSpec, prompt: ComparisonPrompt) -> 
     if not opponents:
         raise BadConfiguration("Compare has no opponent among its parents: previous, initial or baseline")
     pairs = []
-    known: dict[str, Order] = {}
     for _, answer in ours[: spec.prompts]:
         for role, theirs in opponents.items():
-            other = theirs.get((spec.set, str(answer["key"])))
-            if other is None or len(other["answers"]) != len(answer["answers"]):
-                raise BadData(
-                    f"the {role} model has no answer to the prompt {answer['id']} of the set {spec.set}, which the newest "
-                    "model answered: their Evaluate stages read different prompts; remove the run's Evaluate results "
-                    "from the store and let them be computed again"
-                )
-            orders = {}
-            for place in PLACES:
-                first, second = (answer, other) if place == "first" else (other, answer)
-                order = Order(prompt.render(answer["turns"], texts(first), texts(second)))
-                orders[place] = known.setdefault(order.question, order)
-            pairs.append(Pair(role, answer, other, orders))
+            pairs.append(_pair(spec, prompt, role, answer, theirs))
+    share_orders(pairs, {})
     return pairs
+
+
+def read_step(
+    stage: Stage, spec: HeadToHeadSpec, prompt: ComparisonPrompt, *, newer: str, older: str
+) -> list[Pair]:
+    """Those of one candidate of a training and the one before it, by their roles; they share no orders yet.
+
+    Raises BadConfiguration, BadData, ParentMissing.
+    """
+    ours, theirs = read_answers(stage, newer), read_answers(stage, older)
+    rows = sorted((key, row) for (name, key), row in ours.items() if name == spec.set)
+    return [_pair(spec, prompt, older, row, theirs) for _, row in rows[: spec.prompts]]
+
+
+def _pair(
+    spec: HeadToHeadSpec,
+    prompt: ComparisonPrompt,
+    role: str,
+    answer: dict[str, Any],
+    theirs: Mapping[tuple[str, str], dict[str, Any]],
+) -> Pair:
+    other = theirs.get((spec.set, str(answer["key"])))
+    if other is None or len(other["answers"]) != len(answer["answers"]):
+        raise BadData(
+            f"the {role} model has no answer to the prompt {answer['id']} of the set {spec.set}, which the newest "
+            "model answered: the stages that answered read different prompts; remove the run's results of these stages "
+            "(Evaluate, Answer) from the store and let them be computed again"
+        )
+    orders: dict[Place, Order] = {
+        "first": Order(prompt.render(answer["turns"], texts(answer), texts(other))),
+        "second": Order(prompt.render(answer["turns"], texts(other), texts(answer))),
+    }
+    return Pair(role, answer, other, orders)
+
+
+def share_orders(pairs: Iterable[Pair], known: dict[str, Order]) -> None:
+    """Let equal questions be one order, with the tries of the first; `known` are those so far, by question."""
+    for pair in pairs:
+        if pair.is_asked_about:
+            for place, order in pair.orders.items():
+                pair.orders[place] = known.setdefault(order.question, order)
 
 
 def orders_of(pairs: Iterable[Pair]) -> list[Order]:
     """The orders that are asked about, each once."""
     return list(
-        {id(order): order for pair in pairs if not pair.identical for order in pair.orders.values()}.values()
+        {id(order): order for pair in pairs if pair.is_asked_about for order in pair.orders.values()}.values()
     )
 
 

@@ -14,10 +14,11 @@ from selfrewarding.contract.artifacts import ANSWERS, EVIDENCE, HELD_OUT, JUDGEM
 from selfrewarding.contract.config import EvaluateParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, Surroundings
 from selfrewarding.contract.result import StageResult
+from selfrewarding.data.bootstrap import ratio_interval
 from selfrewarding.data.evidence import evidence_bytes, lowest
 from selfrewarding.data.metrics import ScoredPrompt, judge_metrics, rank_correlations
-from srr_sampler.answers import Answers, is_asked_for, write_answers
-from srr_sampler.asking import Stage, run_asking
+from srr_sampler.answers import Answers, answer_prompts, is_asked_for, turns_of, write_answers
+from srr_sampler.asking import Meter, Stage, run_asking
 from srr_sampler.ranked_judging import RankedJudgements, judge_ranked
 from srr_sampler.sampling import seeds_of
 
@@ -40,8 +41,10 @@ async def _work(stage: Stage) -> StageResult:
     parameters = stage.config.parameters
     if not isinstance(parameters, EvaluateParameters):
         raise BadConfiguration(f"an Evaluate got the parameters of {parameters.kind}")
-    spec = parameters.judge
-    judged = await judge_ranked(stage, HELD_OUT, spec, parameters.evaluation.samples or spec.samples)
+    spec, evaluation = parameters.judge, parameters.evaluation
+    asked_for = answer_prompts(stage, evaluation) if is_asked_for(evaluation) else None
+    meter = Meter(total=turns_of(asked_for or ()))
+    judged = await judge_ranked(stage, HELD_OUT, spec, evaluation.samples or spec.samples, meter)
     prompts = [
         ScoredPrompt(
             prompt.key,
@@ -50,18 +53,19 @@ async def _work(stage: Stage) -> StageResult:
         )
         for prompt in judged.prompts
     ]
+    seed = seeds_of(stage.config).of("bootstrap")
     measured = judge_metrics(
         prompts,
         maximum=Fraction(spec.scores.maximum),
-        resamples=parameters.evaluation.bootstrap,
-        seed=seeds_of(stage.config).of("bootstrap"),
+        resamples=evaluation.bootstrap,
+        seed=seed,
     )
     metrics = _summary(measured)
     if judged.counted.judgements:
         metrics["validRate"] = judged.counted.valid_rate
-    answers = (
-        await write_answers(stage, parameters.evaluation) if is_asked_for(parameters.evaluation) else None
-    )
+        measured["valid_rate"] = 100 * judged.counted.valid_rate
+        measured["intervals"]["valid_rate"] = _valid_interval(judged, evaluation.bootstrap, seed)
+    answers = None if asked_for is None else await write_answers(stage, evaluation, asked_for, meter)
     counts = measured["counts"]
     return stage.commit(
         files={
@@ -90,11 +94,22 @@ async def _work(stage: Stage) -> StageResult:
 
 def _least_valid(judged: RankedJudgements) -> list[dict[str, Any]]:
     """The prompts whose judgements are valid least often."""
-    rates = [
+    return lowest((key, sum(valid) / len(valid)) for key, valid in _validity(judged) if not all(valid))
+
+
+def _valid_interval(judged: RankedJudgements, resamples: int, seed: int) -> list[float] | None:
+    valid = [one for _, one in _validity(judged)]
+    return ratio_interval(
+        [sum(one) for one in valid], [len(one) for one in valid], resamples=resamples, seed=seed
+    )
+
+
+def _validity(judged: RankedJudgements) -> list[tuple[str, list[bool]]]:
+    """Prompt by prompt, whether each judgement of its answers is valid."""
+    return [
         (prompt.key, [score is not None for answer in prompt.answers for score in answer.scores])
         for prompt in judged.prompts
     ]
-    return lowest((key, sum(valid) / len(valid)) for key, valid in rates if not all(valid))
 
 
 def _with_answers(counts: dict[str, int], answers: Answers | None) -> dict[str, int]:

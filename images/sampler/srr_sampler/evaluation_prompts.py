@@ -110,25 +110,36 @@ def check_prompt_sets(
     return PromptSets(tuple(prompts), report)
 
 
-def check_room(sets: PromptSets, encoder: ChatEncoder, limits: Sequence[tuple[int | None, str]]) -> None:
+def check_room(
+    sets: PromptSets,
+    encoder: ChatEncoder,
+    limits: Sequence[tuple[int | None, str]],
+    *,
+    answer_tokens: int | None = None,
+) -> None:
     """Count the prompts that leave no room for an answer, which will be empty; if most do, the settings are wrong.
 
-    Raises BadConfiguration.
+    `answer_tokens` is the longest answer: the last turn stands behind the others and theirs. Raises BadConfiguration.
     """
     known = [(number, name) for number, name in limits if number is not None]
     if not known or not sets.prompts:
         return
     limit, where = min(known)
     needed = [
-        len(encoder.prompt([{"role": "user", "content": prompt.turns[0]}])) + LEAST_ROOM
+        sum(len(encoder.prompt([{"role": "user", "content": turn}])) for turn in prompt.turns)
+        + (len(prompt.turns) - 1) * (answer_tokens or 0)
+        + LEAST_ROOM
         for prompt in sets.prompts
     ]
     over = sum(tokens > limit for tokens in needed)
     sets.report["tooLong"] = {"found": over, "longest": max(needed), "limit": limit}
     if over > _MOST_TOO_LONG * len(needed):
+        remedy = "choose shorter evaluation.prompts" + (
+            "" if answer_tokens is None else f" or a lower evaluation.answers.maxTokens ({answer_tokens})"
+        )
         raise BadConfiguration(
             f"{over} of {len(needed)} evaluation prompts leave no room for an answer: they need {min(needed)} to "
-            f"{max(needed)} tokens, but {where} is {limit}: raise it, or choose shorter evaluation.prompts"
+            f"{max(needed)} tokens, but {where} is {limit}: raise it, or {remedy}"
         )
 
 

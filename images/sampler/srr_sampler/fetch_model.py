@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfrewarding.contract import environment
-from selfrewarding.contract.artifacts import MODEL, TOKENIZER, stage_prefix
+from selfrewarding.contract.artifacts import TOKENIZER, stage_prefix
 from selfrewarding.contract.config import ServeConfig
-from selfrewarding.contract.program import BadConfiguration, ParentMissing, read_serve_config, report_progress
+from selfrewarding.contract.program import BadConfiguration, read_serve_config, report_progress
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.server_key import server_key
 from selfrewarding.store import ArtifactStore, fetch_model, open_store
 from selfrewarding.store.folder import FolderStore
+from selfrewarding.store.models import MadeModel, require_model
 from selfrewarding.store.results import download_folder, require_result
 from srr_sampler.model_checks import TOKENIZER_FILES, complete
 
@@ -47,8 +48,8 @@ def main(env: Mapping[str, str] = os.environ) -> None:
     store = open_store(config.store)
     with _progress(folder) as total:
         if config.model.stage is not None:
-            result = require_result(store, config.model.stage)
-            address = _made_model(store, result, folder, total, streamed=streamed)
+            made = require_model(store, config.model.stage, config.model)
+            address = _made_model(store, made, folder, total, streamed=streamed)
         else:
             address = _fixed_model(config, folder, total, streamed=streamed)
     if config.prepare is not None:
@@ -73,21 +74,17 @@ def _folder(env: Mapping[str, str]) -> Path:
 
 
 def _made_model(
-    store: ArtifactStore, result: StageResult, folder: Path, total: "_Total", *, streamed: bool
+    store: ArtifactStore, made: MadeModel, folder: Path, total: "_Total", *, streamed: bool
 ) -> str:
     """A model of the run. Returns the address of its folder. Raises ParentMissing."""
-    files = {name: ref for name, ref in result.files.items() if name.startswith(f"{MODEL}/")}
-    if f"{MODEL}/config.json" not in files:
-        raise ParentMissing(
-            f"the result of {result.kind} {result.iteration} has no {MODEL}/config.json: it is computed again",
-            result.key,
-        )
-    config_path = files[f"{MODEL}/config.json"].path
+    result = made.result
+    files = {name: result.files[name] for name in made.files}
+    config_path = files[f"{made.folder}/config.json"].path
     if streamed:
         files = {name: ref for name, ref in files.items() if not name.endswith(_WEIGHTS)}
     total.bytes = sum(ref.size for ref in files.values())
-    _remove_others(folder, {name.removeprefix(f"{MODEL}/") for name in files})
-    download_folder(store, result.model_copy(update={"files": files}), MODEL, folder)
+    _remove_others(folder, {name.removeprefix(f"{made.folder}/") for name in files})
+    download_folder(store, result.model_copy(update={"files": files}), made.folder, folder)
     return _address(
         store.sub(f"{stage_prefix(result.kind, result.key)}/{config_path.removesuffix('/config.json')}")
     )

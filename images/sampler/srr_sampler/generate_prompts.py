@@ -278,7 +278,8 @@ async def _writer(
         sampling = _sampling(spec, encoder, first_number).within(room)
         return await client.complete(CompletionRequest(prompt=ids, sampling=sampling, seed=seed))
 
-    return "continuation", ask_server, {"model": served.name}
+    named: dict[str, object] = {"model": served.name}
+    return "continuation", ask_server, named if fixed is None else {**named, "modelUri": fixed}
 
 
 def _sampling(spec: PromptGenerationSpec, encoder: Encoder | None, first_number: int) -> Sampling:

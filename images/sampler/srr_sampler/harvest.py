@@ -45,7 +45,7 @@ class Harvest:
     Args:
         spec: how many prompts are wanted, and the filters.
         seeds: seed prompts that examples are drawn from.
-        others: further texts that new prompts must differ from (ranked and held-out prompts).
+        others: further texts that new prompts must differ from (ranked, held-out and evaluation prompts).
         style: of the few-shot prompts.
     """
 

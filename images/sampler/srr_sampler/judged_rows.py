@@ -22,10 +22,11 @@ from selfrewarding.contract.config import ServedModel
 from selfrewarding.contract.program import BadConfiguration
 from selfrewarding.data.jsonl import encode_row
 from selfrewarding.store.chunks import ChunkLog, read_rows
-from srr_sampler.asking import Meter, Stage, run_workers
+from srr_sampler.asking import Meter, run_workers
 from srr_sampler.client import CompletionClient
 from srr_sampler.encoders import Encoder
 from srr_sampler.judging import LEAST_ROOM, TOO_LONG, Judge, Judged
+from srr_sampler.row_log import RowLog
 from srr_sampler.sampling import CompletionRequest, Sampling, Seeds
 
 LOG = "rows"
@@ -151,37 +152,44 @@ class JudgedRows:
     """Answers and judges questions; the rows are in the store's chunk log when `run` returns.
 
     Args:
-        stage: whose rows.
+        log: of the rows.
         judge: asked for judgements.
         samples: valid judgements wanted per answer.
         answerer: writes the answers of questions that have none.
     """
 
-    def __init__(self, *, stage: Stage, judge: Judge, samples: int, answerer: Answerer | None = None) -> None:
-        self._stage = stage
+    def __init__(self, *, log: RowLog, judge: Judge, samples: int, answerer: Answerer | None = None) -> None:
+        self._log = log
         self._judge = judge
         self._samples = samples
         self._retries = judge.retries
         self._answerer = answerer
 
     async def run(
-        self, questions: Sequence[Question], *, width: int, judged: Callable[[bool], None] | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        width: int,
+        judged: Callable[[bool], None] | None = None,
+        meter: Meter | None = None,
     ) -> Meter:
         """Do all that is missing, at most `width` answers at a time; `judged` is told of every judgement's validity.
 
-        Returns the meter, for what this attempt did.
+        `meter` is that of a stage that has more to do. Returns the meter, for what this attempt did.
         """
-        rows = {row["key"]: row for row in _stored(self._stage)}
+        rows = {row["key"]: row for row in _stored(self._log)}
         states = [state for question in questions for state in self._states(question, rows)]
         tokens = sum(row["tokens"]["output"] for row in rows.values())
         del rows
         per_answer = self._samples + (self._answerer is not None)
-        meter = Meter(
-            total=len(states) * per_answer, done=sum(self._done(state) for state in states), tokens=tokens
-        )
+        total, done = len(states) * per_answer, sum(self._done(state) for state in states)
+        if meter is None:
+            meter = Meter(total=total, done=done, tokens=tokens)
+        else:
+            meter.expect(total=total, done=done, tokens=tokens)
         missing = [state for state in states if not self._is_done(state)]
         log = ChunkLog(
-            self._stage.store, self._stage.attempt, log=LOG, max_bytes=_NEVER_FULL, max_seconds=FLUSH_SECONDS
+            self._log.store, self._log.attempt, log=LOG, max_bytes=_NEVER_FULL, max_seconds=FLUSH_SECONDS
         )
         try:
             await run_workers(
@@ -284,9 +292,9 @@ def in_shard(key: str, shard: int, shards: int) -> bool:
     return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) % shards == shard
 
 
-def _stored(stage: Stage) -> Iterator[dict[str, Any]]:
+def _stored(log: RowLog) -> Iterator[dict[str, Any]]:
     """The finished rows; of judgements without their texts, since all are held in memory at once."""
-    for row in read_rows(stage.store, stage.prefix, log=LOG):
+    for row in read_rows(log.store, log.folder, log=LOG):
         value: dict[str, Any] = json.loads(row.data)
         if value["type"] == "judgement":
             value = {name: value[name] for name in ("key", "score", "reason", "tokens")}

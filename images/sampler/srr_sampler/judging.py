@@ -99,6 +99,7 @@ class Judge:
         encoder: of the judge's model.
         spec: how to judge.
         seeds: of the stage.
+        uri: of a dedicated judge, as the spec names it; None: the model that the run trains.
 
     Raises:
         BadConfiguration: `Expected` with scores that are not one token each.
@@ -113,9 +114,11 @@ class Judge:
         encoder: Encoder,
         spec: JudgeSpec,
         seeds: Seeds,
+        uri: str | None = None,
     ) -> None:
         self._client = client
         self._served = served
+        self._uri = uri
         self._encoder = encoder
         self._spec = spec
         self._seeds = seeds
@@ -142,6 +145,7 @@ class Judge:
         """Who judges, and how."""
         return {
             "model": self._served.name,
+            **({} if self._uri is None else {"modelUri": self._uri}),
             "prompt": self.prompt.digest,
             "format": self._spec.format,
             "scoring": self._spec.scoring,

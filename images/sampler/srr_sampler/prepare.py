@@ -142,8 +142,9 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
         parameters.seed_data, parameters.judge, prompt or judge_prompt(), seed=seed, problems=problems
     )
     evaluated = _evaluation_prompts(parameters, sets, problems)
-    judge = _judge_tokenizer(parameters, work, problems)
-    _check_referee(parameters, work, problems)
+    fixed = _fixed_models(parameters)
+    judge = _judge_tokenizer(parameters, work, problems, fixed)
+    _check_referee(parameters, work, problems, fixed)
     _step(4)
     fitting: Fitting | None = None
     if model and tokenizer and prompt and sets:
@@ -160,20 +161,22 @@ def _prepare(parameters: PrepareParameters, seed: int, work: Path, output: Path)
         with problems.collecting():
             limits = (
                 (model.facts.max_positions, "the model's longest sequence"),
+                (parameters.max_model_len, "serving.maxModelLen"),
                 (
-                    parameters.max_model_len,
-                    "serving.maxModelLen",
+                    parameters.planned_len,
+                    "the length that the run's servers are planned with (serving.maxModelLen)",
                 ),
             )
-            check_room(evaluated, tokenizer.encoder, limits)
+            check_room(evaluated, tokenizer.encoder, limits, answer_tokens=parameters.answer_tokens)
     if sets is not None:
         _refuse_empty(sets, fitting, problems)
+        _refuse_uncompared(parameters, fitting, problems)
     problems.stop_if_any()
     if not (model and tokenizer and prompt and sets and fitting and evaluated):
         raise AssertionError("a check that found nothing has a result")
     _step(5)
     save_tokenizer(tokenizer.tokenizer, output / TOKENIZER)
-    return _written(parameters, _Checked(model, tokenizer, prompt, sets, fitting, evaluated), output)
+    return _written(parameters, _Checked(model, tokenizer, prompt, sets, fitting, evaluated, fixed), output)
 
 
 def _model(parameters: PrepareParameters, output: Path) -> Model:
@@ -213,17 +216,36 @@ def _evaluation_prompts(
     return None
 
 
-def _judge_tokenizer(parameters: PrepareParameters, work: Path, problems: Problems) -> RunTokenizer | None:
+_Fixed = dict[str, dict[str, str]]
+"""Fixed models by role: their addresses, and digests of those that do not lie on a hub."""
+
+
+def _fixed_models(parameters: PrepareParameters) -> _Fixed:
+    addresses = {
+        "judge": parameters.judge.model_uri,
+        "writer": parameters.prompt_generation.writer.model_uri,
+        "referee": parameters.referee_uri,
+    }
+    return {role: {"uri": uri} for role, uri in addresses.items() if uri}
+
+
+def _judge_tokenizer(
+    parameters: PrepareParameters, work: Path, problems: Problems, fixed: _Fixed
+) -> RunTokenizer | None:
     """The dedicated judge's tokenizer, and fixed models' folders checked; what lies on a hub is seen when served."""
     writer = parameters.prompt_generation.writer.model_uri
     if writer and not writer.startswith(_HUB):
         with problems.collecting():
-            inspect_model(open_store(writer), field="promptGeneration.writer.modelUri", trainable=False)
+            facts = inspect_model(
+                open_store(writer), field="promptGeneration.writer.modelUri", trainable=False
+            )
+            fixed["writer"]["digest"] = facts.digest
     uri = parameters.judge.model_uri
     if uri and not uri.startswith(_HUB):
         with problems.collecting():
             store = open_store(uri)
             facts = inspect_model(store, field="judge.modelUri", trainable=False)
+            fixed["judge"]["digest"] = facts.digest
             folder = fetch_tokenizer(store, work / "judge-tokenizer")
             judge = run_tokenizer(load_tokenizer(folder, field="judge.modelUri", uri=facts.uri), None)
             check_scores(judge.tokenizer, parameters.judge)
@@ -231,14 +253,29 @@ def _judge_tokenizer(parameters: PrepareParameters, work: Path, problems: Proble
     return None
 
 
-def _check_referee(parameters: PrepareParameters, work: Path, problems: Problems) -> None:
+def _check_referee(parameters: PrepareParameters, work: Path, problems: Problems, fixed: _Fixed) -> None:
     """The fixed judge of comparisons, folder and tokenizer; the dedicated judge, where it is the same, is looked at once."""
     uri = parameters.referee_uri
-    if uri and uri != parameters.judge.model_uri and not uri.startswith(_HUB):
+    if uri and uri == parameters.judge.model_uri:
+        fixed["referee"] = fixed["judge"]
+    elif uri and not uri.startswith(_HUB):
         with problems.collecting():
             store = open_store(uri)
             facts = inspect_model(store, field=_REFEREE, trainable=False)
+            fixed["referee"]["digest"] = facts.digest
             load_encoder(fetch_tokenizer(store, work / "referee-tokenizer"), field=_REFEREE, uri=facts.uri)
+
+
+def _refuse_uncompared(parameters: PrepareParameters, fitting: Fitting | None, problems: Problems) -> None:
+    """Candidates of a training that there is nothing to compare on."""
+    asked = parameters.dpo.early_stopping is not None and not parameters.prompt_sets
+    if asked and fitting is not None and not fitting.held_out:
+        problems.add(
+            BadData(
+                "dpo.earlyStopping compares answers to held-out prompts, and none is held out: give more ranked prompts, "
+                "seedData.heldOut.source or a set of evaluation.prompts, or remove dpo.earlyStopping."
+            )
+        )
 
 
 def _refuse_empty(sets: SeedSets, fitting: Fitting | None, problems: Problems) -> None:
@@ -269,6 +306,7 @@ class _Checked:
     sets: SeedSets
     fitting: Fitting
     evaluated: PromptSets
+    fixed: _Fixed
 
 
 def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> _Prepared:
@@ -295,6 +333,7 @@ def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> 
     if checked.evaluated.prompts:
         write_rows(output / EVALUATION_PROMPTS, (row.as_row() for row in checked.evaluated.prompts))
         counts["evaluationPrompts"] = len(checked.evaluated.prompts)
+        counts["evaluationTurns"] = sum(len(prompt.turns) for prompt in checked.evaluated.prompts)
         digests["evaluationPrompts"] = checked.evaluated.digest
     facts = model.facts
     counts |= {"modelBytes": facts.weights_bytes, "parameters": facts.parameters}
@@ -308,6 +347,7 @@ def _written(parameters: PrepareParameters, checked: _Checked, output: Path) -> 
             "dtypes": facts.dtypes,
             "vocabulary": facts.vocabulary,
         },
+        **({"fixedModels": checked.fixed} if checked.fixed else {}),
         "tokenizer": _tokenizer_report(checked.tokenizer, facts),
         "judgePrompt": {"sha256": checked.prompt.digest, "own": parameters.judge.template is not None},
         "seedData": sets.report,

@@ -1,6 +1,7 @@
 """Human-ranked answers, judged: what BuildEvaluations and Evaluate have in common.
 
-Purpose: ask the judge about every answer of Prepare's ranked or held-out prompts, and give the rows back.
+Purpose: ask the judge about every answer of Prepare's ranked or held-out prompts, and give the rows back. They lie in a log
+that belongs to the judge and how it is asked (`row_log`): what is concluded from scores may change without asking again.
 Must not: draw conclusions from the scores (the two stages do).
 Neighbours: `judged_rows` does the work; `build_evaluations` and `evaluate` use this.
 """
@@ -13,15 +14,18 @@ from typing import Any
 
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.data.jsonl import encode_row
-from selfrewarding.data.judge_prompt import JudgePrompt
+from selfrewarding.data.judge_prompt import JudgePrompt, judge_prompt_of
 from selfrewarding.data.scores import exact, mean
 from selfrewarding.store.results import read_jsonl, require_result
-from srr_sampler.asking import Stage, prefix_cache_report
+from srr_sampler.asking import Meter, Stage, prefix_cache_report
 from srr_sampler.encoders import fixed_encoder, policy_encoder
 from srr_sampler.judged_rows import JudgedRows, Question
 from srr_sampler.judging import Judge
 from srr_sampler.read_back import JudgedAnswer, JudgementCounts, read_back
-from srr_sampler.sampling import seeds_of
+from srr_sampler.row_log import shared_log
+
+_CONCLUDED = {"samples", "min_valid", "min_valid_rate", "calibration"}
+"""Of the judge's settings: how many samples is the caller's to say; what else follows from scores asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +83,33 @@ class RankedJudgements:
         return b"".join(encode_row(prompt.as_row()) for prompt in self.prompts)
 
 
-async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -> RankedJudgements:
-    """Judge all answers of one of Prepare's files; a file that Prepare did not write has no prompts."""
+async def judge_ranked(
+    stage: Stage, file: str, spec: JudgeSpec, samples: int, meter: Meter | None = None
+) -> RankedJudgements:
+    """Judge all answers of one of Prepare's files; a file that Prepare did not write has no prompts.
+
+    Where there are none, nobody is asked and no judge is needed. `meter` is that of a stage that has more to do.
+    """
     prepare = require_result(stage.store, stage.config.parents["prepare"])
     rows = list(read_jsonl(stage.store, prepare, file)) if file in prepare.files else []
+    if not rows:
+        return RankedJudgements([], JudgementCounts(), judge_prompt_of(spec), {"samples": samples})
     questions = [
         Question(str(row["key"]), row["prompt"], tuple(answer["text"] for answer in row["responses"]))
         for row in rows
     ]
+    role, served = stage.served("judge")
+    log = shared_log(
+        stage,
+        {
+            "judge": served.name,
+            "maxModelLen": served.max_model_len,
+            "prompt": judge_prompt_of(spec).digest,
+            "how": spec.model_dump(mode="json", by_alias=True, exclude=_CONCLUDED),
+            "samples": samples,
+        },
+    )
     async with contextlib.AsyncExitStack() as stack:
-        role, served = stage.served("judge")
         client = await stack.enter_async_context(stage.client(role))
         fixed = spec.model_uri is not None and role == "judge"
         judge = Judge(
@@ -98,16 +119,17 @@ async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -
             if fixed and spec.model_uri is not None
             else policy_encoder(stage.config, stage.store, stage.here.scratch),
             spec=spec,
-            seeds=seeds_of(stage.config),
+            seeds=log.seeds,
+            uri=spec.model_uri if fixed else None,
         )
         before = await client.counters()
-        meter = await JudgedRows(stage=stage, judge=judge, samples=samples).run(
-            questions, width=client.capacity
+        meter = await JudgedRows(log=log, judge=judge, samples=samples).run(
+            questions, width=client.capacity, meter=meter
         )
         cache = prefix_cache_report(before, await client.counters())
         repeated = client.repeated
     counted, prompts = JudgementCounts(), []
-    for row, (question, answers) in zip(rows, read_back(stage, questions), strict=True):
+    for row, (question, answers) in zip(rows, read_back(log, questions), strict=True):
         for answer in answers:
             counted.add(answer)
         prompts.append(
@@ -128,6 +150,7 @@ async def judge_ranked(stage: Stage, file: str, spec: JudgeSpec, samples: int) -
         judge.prompt,
         {
             "judge": judge.provenance(),
+            "log": log.folder,
             "samples": samples,
             "scores": counted.scores(),
             "invalid": dict(sorted(counted.invalid.items())),

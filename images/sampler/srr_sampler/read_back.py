@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfrewarding.store.chunks import read_rows
-from srr_sampler.asking import Stage
 from srr_sampler.judged_rows import LOG, Question
 from srr_sampler.judging import TOO_LONG
+from srr_sampler.row_log import RowLog
 
 _ROW_KEY = re.compile(r"(?P<question>.+)/a(?P<answer>\d+)(?:/j\d+)?", re.DOTALL)
 
@@ -35,10 +35,10 @@ class JudgedAnswer:
         ]
 
 
-def read_back(stage: Stage, questions: Iterable[Question]) -> Iterator[tuple[Question, list[JudgedAnswer]]]:
+def read_back(log: RowLog, questions: Iterable[Question]) -> Iterator[tuple[Question, list[JudgedAnswer]]]:
     """Each question with its answers and their judgements as the store has them, in the order of the questions."""
     rows: dict[str, dict[int, list[bytes]]] = {}
-    for row in read_rows(stage.store, stage.prefix, log=LOG):
+    for row in read_rows(log.store, log.folder, log=LOG):
         match = _ROW_KEY.fullmatch(row.key)
         if match is not None:
             rows.setdefault(match["question"], {}).setdefault(int(match["answer"]), []).append(row.data)

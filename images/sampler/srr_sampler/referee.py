@@ -20,7 +20,7 @@ from selfrewarding.contract import environment
 from selfrewarding.contract.config import ServedModel
 from selfrewarding.data.comparison_prompt import PREFERENCE_LEAD, VERDICTS, Verdict
 from srr_sampler.asking import Role, Stage
-from srr_sampler.chat_endpoint import ChatEndpoint, EndpointRefused
+from srr_sampler.chat_endpoint import ChatEndpoint
 from srr_sampler.client import CompletionClient
 from srr_sampler.closing_line import ClosingLine
 from srr_sampler.encoders import Encoder, fixed_encoder, policy_encoder
@@ -31,8 +31,6 @@ MODEL_FIELD = "evaluation.headToHead.judge.modelUri"
 FORMAT_FIELD = "evaluation.headToHead.format"
 REFUSED = "refused"
 """Finish reason of a request that the endpoint did not take."""
-MOST_REFUSED = 3
-"""So many refusals before anything was answered, and it is not one text that the endpoint dislikes."""
 LEAST_ROOM = 16
 _MESSAGE_TOKENS = 64
 """More than any chat template adds around one user turn."""
@@ -88,7 +86,7 @@ class Referee(Protocol):
         """A text as it will be sent."""
 
     async def ask(self, turn: Turn, *, temperature: float, seed: int, line_seed: int, prefer: str) -> Said:
-        """One judgement; `line_seed` is for the second step, where there is one."""
+        """One judgement; `line_seed` is for the second step, where there is one. Raises EndpointRefused, Retry."""
 
     @property
     def repeated(self) -> int:
@@ -200,7 +198,6 @@ class EndpointReferee:
             raise ValueError(f"{ENDPOINT_FIELD} is absent")
         self._endpoint, self._spec = endpoint, spec
         self._named = spec.judge.endpoint
-        self._answered = self._refused = 0
         self.width = endpoint.capacity
 
     @property
@@ -218,18 +215,11 @@ class EndpointReferee:
         return Turn(text, None, len(text.encode()) + _MESSAGE_TOKENS + self._spec.max_tokens)
 
     async def ask(self, turn: Turn, *, temperature: float, seed: int, line_seed: int, prefer: str) -> Said:
-        """One judgement; a request that is refused ends as REFUSED. Raises BadConfiguration if all are."""
+        """One judgement of the endpoint. Raises BadConfiguration (EndpointRefused: it does not take this text), Retry."""
         del line_seed, prefer  # there is one request, and one address
-        try:
-            answer = await self._endpoint.complete(
-                turn.text, Sampling(temperature, 1.0, self._spec.max_tokens), seed
-            )
-        except EndpointRefused:
-            self._refused += 1
-            if not self._answered and self._refused >= MOST_REFUSED:
-                raise
-            return Said("", REFUSED)
-        self._answered += 1
+        answer = await self._endpoint.complete(
+            turn.text, Sampling(temperature, 1.0, self._spec.max_tokens), seed
+        )
         sample = answer.samples[0]
         return Said(
             sample.text,

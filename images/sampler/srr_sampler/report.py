@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from selfrewarding.contract import CONTRACT_VERSION
-from selfrewarding.contract.artifacts import REPORT, attempt_prefix, run_prefix, stage_prefix
+from selfrewarding.contract.artifacts import REPORT, attempt_prefix, card_key, run_prefix, stage_prefix
 from selfrewarding.contract.config import ReportParameters, StageConfig, Story
 from selfrewarding.contract.program import BadConfiguration, Surroundings, report_progress
 from selfrewarding.contract.result import FileRef, StageResult, summary_of
@@ -23,7 +23,6 @@ from selfrewarding.store.results import commit_result, find_result
 
 logger = logging.getLogger(__name__)
 
-CARDS = "cards"
 STEPS = 3
 """Page, cards, trackers."""
 
@@ -55,7 +54,7 @@ def main(config: StageConfig, here: Surroundings) -> StageResult:
     store.write(f"{folder}/{REPORT}", page)
     report_progress(done=1, total=STEPS, unit="steps")
     for name, card in model_cards(store, config.run, loaded.results.values(), story, told.manifest).items():
-        store.write(f"{folder}/{CARDS}/{name}.md", card.encode())
+        store.write(card_key(config.run.namespace, config.run.name, name), card.encode())
     report_progress(done=2, total=STEPS, unit="steps")
     if done is not None:
         return done
@@ -113,4 +112,5 @@ def _index(config: StageConfig, story: Story, results: Mapping[str, StageResult]
         stages=list(stages.values()),
         models=story.models,
         alarms=story.alarms,
+        uncalibrated=story.uncalibrated,
     )

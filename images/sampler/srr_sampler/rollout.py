@@ -33,7 +33,7 @@ from srr_sampler.encoders import fixed_encoder, policy_encoder
 from srr_sampler.judged_rows import Answerer, JudgedRows, Question, in_shard
 from srr_sampler.judging import Judge
 from srr_sampler.read_back import JudgedAnswer, JudgementCounts, read_back
-from srr_sampler.sampling import seeds_of
+from srr_sampler.row_log import own_log
 
 EARLY_JUDGEMENTS = 200
 """After so many judgements a hopeless judge ends the stage, and not only at its end."""
@@ -75,7 +75,9 @@ class _Rollout:
         self.parameters = parameters
         self.answerer = answerer
         self.judge = judge
-        self._rows = JudgedRows(stage=stage, judge=judge, samples=parameters.judge.samples, answerer=answerer)
+        self._rows = JudgedRows(
+            log=own_log(stage), judge=judge, samples=parameters.judge.samples, answerer=answerer
+        )
         self._valid = self._judgements = 0
 
     @classmethod
@@ -83,7 +85,7 @@ class _Rollout:
         cls, stage: Stage, parameters: RolloutParameters, stack: contextlib.AsyncExitStack
     ) -> "_Rollout":
         """Load tokenizers and open the clients."""
-        encoder, seeds = policy_encoder(stage.config, stage.store, stage.here.scratch), seeds_of(stage.config)
+        encoder, seeds = policy_encoder(stage.config, stage.store, stage.here.scratch), own_log(stage).seeds
         role, served = stage.served("policy")
         policy = await stack.enter_async_context(stage.client(role))
         judge_role, judge_served = stage.served("judge")
@@ -97,6 +99,7 @@ class _Rollout:
             else fixed_encoder(judge_uri, field="judge.modelUri", scratch=stage.here.scratch),
             spec=parameters.judge,
             seeds=seeds,
+            uri=judge_uri,
         )
         answerer = Answerer(
             client=policy, served=served, encoder=encoder, spec=parameters.responses, seeds=seeds
@@ -183,7 +186,7 @@ def _commit(
 ) -> StageResult:
     parameters, counted = rollout.parameters, JudgementCounts()
     content, index, seen = bytearray(), IndexWriter(), _Seen(parameters.judge)
-    for question, answers in read_back(stage, questions):
+    for question, answers in read_back(own_log(stage), questions):
         if len(answers) != parameters.responses.samples or any(answer.answer is None for answer in answers):
             raise Retry(
                 f"rows of the prompt {question.key} are not in the store any more: they are made again"

@@ -73,7 +73,7 @@ class CheckpointCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Prints a progress line per step; rank 0 only."""
+    """A progress line per step, printed by rank 0; the first process of every node tells its metrics."""
 
     def __init__(self, ranks: Ranks, tokens_after: Sequence[int]) -> None:
         self._ranks = ranks
@@ -97,7 +97,7 @@ class ProgressCallback(TrainerCallback):
         return control
 
     def _report(self, state: TrainerState) -> None:
-        if not self._ranks.first:
+        if not self._ranks.first_of_node:
             return
         steps, seconds = state.global_step - self._first, time.monotonic() - self._started
         report_progress(
@@ -106,4 +106,5 @@ class ProgressCallback(TrainerCallback):
             rate=steps / seconds if steps else None,
             unit="steps",
             tokens=self._tokens_after[state.global_step],
+            printed=self._ranks.first,
         )

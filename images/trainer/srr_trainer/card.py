@@ -6,10 +6,12 @@ Must not: hold addresses with credentials or local paths. Source of the format: 
 import json
 from typing import Any
 
+from selfrewarding.contract.artifacts import card_key
 from selfrewarding.contract.config import StageConfig
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.store.run_results import model_name
 
 _MADE_BY = {
     StageKind.TRAIN_BASELINE: "the baseline: supervised fine-tuning on instructions (IFT) only",
@@ -24,6 +26,7 @@ def model_card(config: StageConfig, result: StageResult) -> str:
     how = _MADE_BY[config.kind]
     if getattr(config.parameters, "positive_only", False):
         how = "supervised fine-tuning on answers that the model before judged best"
+    newer = f"`{card_key(config.run.namespace, config.run.name, model_name(result))}` in the same store"
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -43,6 +46,8 @@ def model_card(config: StageConfig, result: StageResult) -> str:
         f"- run: `{config.run.uid}`, seed {config.seed}",
         *(f"- read: {role}, result digest `{digest}`" for role, digest in sorted(result.parents.items())),
         "",
+        f"Written when training ended. What was measured since then, and what the gate decided, is in the run's card: {newer}.",
+        "",
         "## Results",
         "",
         "| name | value |",
@@ -60,6 +65,21 @@ def model_card(config: StageConfig, result: StageResult) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def candidate_card(config: StageConfig, step: int, steps: int, *, pod: str) -> str:
+    """The card of a model that was saved on the way."""
+    result = StageResult(
+        contract=config.contract,
+        kind=config.kind,
+        iteration=config.iteration,
+        key=config.key,
+        parents={role: ref.digest for role, ref in config.parents.items()},
+        counts={"step": step, "steps": steps},
+        seconds=0.0,
+        pod=pod,
+    )
+    return model_card(config, result)
 
 
 def _dumped(parameters: Any) -> Any:

@@ -29,6 +29,8 @@ class Folders:
         self.tokenizer = self.root / "tokenizer"
         self.checkpoints = self.root / "checkpoints"
         self.renamed = self.root / "base-renamed"
+        self.candidate = self.root / "candidate"
+        """A model on its way to the store, while training goes on."""
         self.result = self.root / "result"
         """What is uploaded."""
 

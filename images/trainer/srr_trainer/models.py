@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfrewarding.contract.artifacts import MODEL
 from selfrewarding.contract.config import ModelRef
 from selfrewarding.contract.keys import digest
 from selfrewarding.contract.program import BadConfiguration
 from selfrewarding.store import ArtifactStore, digest_file, fetch_model
-from selfrewarding.store.results import download_folder, require_result
+from selfrewarding.store.models import require_model
+from selfrewarding.store.results import download_folder
 from srr_trainer.dropout import deviation, dropout_fields, set_dropout
 
 
@@ -32,7 +32,8 @@ class LoadedModel:
 def fetch(store: ArtifactStore, ref: ModelRef, destination: Path) -> None:
     """Put a model's folder onto the local disk. Raises ParentMissing, StoreError, BadConfiguration."""
     if ref.stage is not None:
-        download_folder(store, require_result(store, ref.stage), MODEL, destination)
+        made = require_model(store, ref.stage, ref)
+        download_folder(store, made.result, made.folder, destination)
     elif ref.uri is not None:
         fetch_model(ref.uri, destination)
     else:
@@ -47,7 +48,7 @@ def weights_digest(folder: Path) -> str:
 
 def same_model(left: ModelRef, right: ModelRef) -> bool:
     """Whether two references mean one model (names do not matter)."""
-    return (left.uri, left.stage) == (right.uri, right.stage)
+    return (left.uri, left.stage, left.folder) == (right.uri, right.stage, right.folder)
 
 
 def load(folder: Path, *, dropout: float) -> LoadedModel:

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
@@ -27,7 +28,8 @@ from selfrewarding.store import ArtifactStore, open_store
 from selfrewarding.store.references import refer
 from selfrewarding.store.results import commit_result, find_result, require_result, upload_files
 from srr_trainer import models, saving
-from srr_trainer.card import model_card
+from srr_trainer.candidates import CandidateCallback, CandidateStore, candidate_steps
+from srr_trainer.card import candidate_card, model_card
 from srr_trainer.checkpoints import Checkpoint, CheckpointStore
 from srr_trainer.inputs import (
     Folders,
@@ -63,6 +65,7 @@ class Stage:
     folders: Folders
     checkpoints: CheckpointStore
     newest: Checkpoint | None
+    candidates: CandidateStore
     stop: StopRequest
 
 
@@ -92,6 +95,7 @@ def main(config: StageConfig, here: Surroundings) -> StageResult | None:
         keep=config.execution.keep_checkpoints,
     )
     newest = checkpoints.newest()
+    candidates = CandidateStore(store, config.kind, config.key, attempt, ranks)
     folders = Folders(here.scratch)
     if ranks.first_of_node:
         shutil.rmtree(folders.root, ignore_errors=True)
@@ -99,12 +103,13 @@ def main(config: StageConfig, here: Surroundings) -> StageResult | None:
         fetch_inputs(store, config, folders)
     ranks.barrier()
 
-    stage = Stage(config, spec, training, store, ranks, folders, checkpoints, newest, stop)
+    stage = Stage(config, spec, training, store, ranks, folders, checkpoints, newest, candidates, stop)
     result = _train(stage, here)
     ranks.barrier()  # nobody still writes to the store
     committed = None
     if result is not None:
         files = upload_files(store, folders.result, attempt, stage_prefix(config.kind, config.key))
+        files |= candidates.files()
         seconds = time.monotonic() - here.started
         committed = commit_result(store, result.model_copy(update={"files": files, "seconds": seconds}))
         checkpoints.delete_all()
@@ -142,10 +147,30 @@ def _train(stage: Stage, here: Surroundings) -> StageResult | None:
     check_vocabulary(folders.base, rows)
     lengths = [row.length for row in rows]
     steps = training_steps(len(rows), batch_size=spec.batch_size, epochs=spec.epochs)
+    asked = candidate_steps(spec, steps)
     order = training_order(
         lengths, batch_size=spec.batch_size, steps=steps, run_seed=config.seed, stage_key=config.key
     )
     built = _build(stage, tokenizer, rows, order)
+    newest = stage.newest
+    if newest is not None and stage.candidates.lacks(asked, before=newest.step):
+        newest = None  # what that checkpoint's training saved before it is gone: all is made again
+    save = partial(
+        saving.save_model,
+        built.trainer,
+        base=folders.base,
+        tokenizer=folders.tokenizer,
+        own_dropout=built.loaded.own_dropout,
+    )
+    candidates = CandidateCallback(
+        stage.candidates,
+        asked,
+        save,
+        folder=folders.candidate,
+        card=lambda step: candidate_card(config, step, steps, pod=here.pod_uid),
+    )
+    if asked:
+        built.trainer.add_callback(candidates)
     tokens_after = tokens_after_steps(rows, order, spec.batch_size)
     trained = run(
         built.trainer,
@@ -153,21 +178,16 @@ def _train(stage: Stage, here: Surroundings) -> StageResult | None:
         ranks,
         stage.checkpoints,
         stage.stop,
-        newest=stage.newest,
+        newest=newest,
         tokens_after=tokens_after,
         rows=len(rows),
         batch_size=spec.batch_size,
+        besides=lambda: candidates.seconds,
     )
 
     memory = peak_memory_bytes(ranks)
     saved = folders.result / MODEL
-    saving.save_model(
-        built.trainer,
-        saved,
-        base=folders.base,
-        tokenizer=folders.tokenizer,
-        own_dropout=built.loaded.own_dropout,
-    )
+    save(saved)
     if not ranks.first:
         return None
     counts = {"rows": len(rows), "excluded": exclusions.total, "steps": steps, "tokens": tokens_after[-1]}
@@ -193,6 +213,7 @@ def _train(stage: Stage, here: Surroundings) -> StageResult | None:
         "resumedFromStep": trained.resumed_from,
         "checkpointSeconds": trained.checkpoint_seconds,
         "peakMemoryBytes": memory,
+        **({"candidateSteps": [*asked, steps], "candidateSeconds": candidates.seconds} if asked else {}),
         **built.report(),
     }
     result = StageResult(

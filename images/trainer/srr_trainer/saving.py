@@ -6,10 +6,12 @@ Must not: upload (that is `program`).
 Source of the traps: under ZeRO-3 a save without gathering writes no weights and no error; weights get mode 0600.
 """
 
+import copy
 import json
 import shutil
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ _WEIGHTS = "*.safetensors"
 def save_model(
     trainer: Any, folder: Path, *, base: Path, tokenizer: Path, own_dropout: dict[str, float]
 ) -> None:
-    """Write the trained model; all ranks call it, the first one writes. Raises StageFailure if weights are missing."""
+    """Write the trained model; all ranks call it, the first one writes. Raises StageFailure if weights are missing.
+
+    The trainer's own model stays as it is: training may go on once `keep_deepspeed` was left.
+    """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.accelerator.is_main_process:
         return
@@ -37,15 +42,32 @@ def save_model(
     # Tied weights have two names in a state; the file has them once.
     names = {name for name, _ in model.named_parameters()} | set(buffers)
     state = {name: tensor for name, tensor in state.items() if name in names}
-    set_dropout(model.config, own_dropout)
-    model.config.dtype = "float32"
-    _keep_generation_config(model)
-    model.save_pretrained(folder, state_dict=state, max_shard_size=_SHARD)
+    settings, generation = model.config, model.generation_config
+    model.config = copy.deepcopy(settings)
+    try:
+        set_dropout(model.config, own_dropout)
+        model.config.dtype = "float32"
+        _keep_generation_config(model)
+        model.save_pretrained(folder, state_dict=state, max_shard_size=_SHARD)
+    finally:
+        model.config, model.generation_config = settings, generation
     for file in sorted(tokenizer.iterdir()):
         # As Prepare wrote them: every stage reads the same tokenizer and chat template.
         shutil.copyfile(file, folder / file.name)
     make_readable(folder)
     check_saved(folder, expected)
+
+
+@contextmanager
+def keep_deepspeed(arguments: Any) -> Iterator[None]:
+    """Around a save on the way: what merging adapters takes from transformers is given back."""
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config
+
+    try:
+        yield
+    finally:
+        if arguments.hf_deepspeed_config is not None:
+            set_hf_deepspeed_config(arguments.hf_deepspeed_config)
 
 
 def make_readable(folder: Path) -> None:

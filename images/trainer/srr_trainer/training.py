@@ -120,8 +120,12 @@ def run(
     tokens_after: Sequence[int],
     rows: int,
     batch_size: int,
+    besides: Callable[[], float] = lambda: 0.0,
 ) -> Trained:
-    """Train to the end, from the checkpoint `newest` if there is one. Raises Retry if SIGTERM came first."""
+    """Train to the end, from the checkpoint `newest` if there is one. Raises Retry if SIGTERM came first.
+
+    `besides`: seconds that other callbacks took, which are no training.
+    """
     from transformers import PrinterCallback
 
     resume: Path | None = None
@@ -142,7 +146,7 @@ def run(
     stop.steps_follow = True
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.monotonic() - began - saver.seconds
+    seconds = time.monotonic() - began - saver.seconds - besides()
     stop.steps_follow = False
     if saver.stopped_at is not None:
         raise Retry(f"stopped by SIGTERM after step {saver.stopped_at} of {trainer.state.max_steps}")

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from selfrewarding.api.base import ApiModel, Rule
-from selfrewarding.api.data import Language, ModelUri, SecretName
+from selfrewarding.api.data import HttpUri, Language, ModelUri, SecretName
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -86,7 +86,7 @@ class SftSpec(OptimisationSpec):
 class EndpointSpec(ApiModel):
     """An OpenAI-compatible server that is not ours."""
 
-    url: Annotated[str, Field(pattern=r"^https?://.+$", max_length=1024)]
+    url: HttpUri
     """Base address that ends before `/chat/completions`, e.g. `https://host/v1`."""
     model: str = Field(min_length=1, max_length=256)
     """Model name to ask for."""
@@ -304,6 +304,15 @@ class PreferencesSpec(ApiModel):
     """Rho of length control (arXiv 2407.19594): the shortest of the near-best against the longest of the near-worst."""
 
 
+class EarlyStoppingSpec(ApiModel):
+    """Which of several models of one DPO training goes on, by pairwise comparison (paper section 3.1.3): each is compared
+    with the one before, in both orders, and the first that does not win more than half ends it: the one before is
+    chosen. Prompts, answers and judge are those of `evaluation.headToHead`."""
+
+    candidates: int = Field(default=4, ge=2, le=8)
+    """Models saved, whole, at equal parts of the steps; the last one is that of the whole training."""
+
+
 class DpoSpec(OptimisationSpec):
     """Direct preference optimisation: M_(t-1) to M_t (paper section 2.4)."""
 
@@ -328,6 +337,8 @@ class DpoSpec(OptimisationSpec):
     """LD-DPO's alpha: weight of the part of an answer beyond the shorter one's length; absent: 1."""
     reference: Literal["Previous", "Initial"] | ModelUri = "Previous"
     """Model that DPO is held to: M_(t-1) (the paper), M1, or a fixed one by its URI."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """Choose among models saved on the way (needs `evaluation.headToHead`); absent: the last one is taken."""
 
     cel_rules = (
         *OptimisationSpec.cel_rules,

@@ -8,6 +8,9 @@ from selfrewarding.api.base import ApiModel, Rule
 
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://.+$", max_length=1024)]
 ModelUri = Annotated[str, Field(pattern=r"^(s3|file|hf)://.+$", max_length=1024)]
+HTTP_PATTERN = r"^https?://[^/@\s]+(/.*)?$"
+"""No user information before the host: an address is shown and stored, a password belongs into a Secret."""
+HttpUri = Annotated[str, Field(pattern=HTTP_PATTERN, max_length=1024)]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
@@ -62,7 +65,7 @@ class ArtifactsSpec(ApiModel):
 
     uri: Uri
     """Where everything goes, e.g. `s3://runs/self-rewarding`. Runs that share it share equal stages."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://.+$")] | None = None
+    endpoint: HttpUri | None = None
     """Address of an S3-compatible server; absent: AWS."""
     region: str | None = None
     """Region of the bucket."""
@@ -87,7 +90,8 @@ class DataSource(ApiModel):
     format: Literal["PromptResponse", "Messages", "Ranked", "OpenAssistant", "SelfInstruct", "Evaluations"]
     """Shape of a row. PromptResponse: {"prompt","response"}; Messages: {"messages":[…]}; Ranked:
     {"prompt","responses":[{"text","rank"}]}, rank 0 is best; OpenAssistant: message trees as that project exports
-    them; SelfInstruct: its seed tasks; Evaluations: {"prompt","response","judgement"}."""
+    them; SelfInstruct: its seed tasks; Evaluations: {"prompt","response","judgement"}. Ranked rows may have "category" (or
+    "subset"): the judge's metrics are told for each as well."""
     language: Language = "Any"
     """Keep only rows of this language, where the rows say their language."""
     max_rows: Annotated[int, Field(ge=1)] | None = None

@@ -20,6 +20,7 @@ _STRUCTURED_ENDPOINT = (
     "headToHead.format Structured needs a judge that the run serves, an endpoint gives nothing but text: "
     "set format to Free, or judge.modelUri instead of judge.endpoint"
 )
+_SHARE_THRESHOLD = "the threshold is a share or a correlation, between 0 and 1: write 0.9 for 90 %"
 
 
 class PromptSetSpec(ApiModel):
@@ -31,9 +32,15 @@ class PromptSetSpec(ApiModel):
     """The file; `.gz` is unpacked."""
     format: Literal["Prompts", "AlpacaEval", "MtBench"] = "Prompts"
     """Prompts: JSON lines {"prompt"} (and "id", "category"). AlpacaEval: its JSON list of {"instruction", "dataset"}.
-    MtBench: its question.jsonl of {"question_id", "category", "turns"}; every turn is answered."""
+    MtBench: its question.jsonl of {"question_id", "category", "turns"}; every turn is answered, with FastChat's
+    temperature for its category (0 to 0.7) instead of `answers.temperature`."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Take at most this many, chosen by a hash of their content."""
+
+    @property
+    def turns(self) -> int:
+        """Turns of its prompts: MT-Bench's have two, the second about the answer to the first."""
+        return 2 if self.format == "MtBench" else 1
 
 
 class AnswersSpec(ApiModel):
@@ -74,12 +81,14 @@ class ComparisonJudgeSpec(ApiModel):
         return self
 
 
+Opponent = Literal["Previous", "M1", "Baseline"]
+"""Whose answers a model's are compared with: those of the model it was trained from, of M1, of the SFT baseline."""
+
+
 class HeadToHeadSpec(ApiModel):
     """Each model against earlier ones on the same prompts (paper section 3.2.1): both orders, disagreement is a tie."""
 
-    against: list[Literal["Previous", "M1", "Baseline"]] = Field(
-        default=["Previous", "M1", "Baseline"], min_length=1, max_length=3
-    )
+    against: list[Opponent] = Field(default=["Previous", "M1", "Baseline"], min_length=1, max_length=3)
     """Opponents: M_(t-1), M1, and the baseline that is trained on instructions only (where the run makes one)."""
     set: SetName = HELD_OUT_SET
     """Name of one of `evaluation.prompts`; `held-out` are the prompts of the held-out ranked rows."""
@@ -118,7 +127,8 @@ class EvaluationSpec(ApiModel):
     bootstrap: int = Field(default=1000, ge=100, le=100000)
     """Resamples of the confidence intervals."""
     prompts: list[PromptSetSpec] | None = Field(default=None, min_length=1, max_length=8)
-    """Sets of prompts that every model answers."""
+    """Sets of prompts that every model answers. New prompts are kept away from them, so a set that is given later has the
+    rounds computed again from their prompts on."""
     answers: AnswersSpec | None = None
     """How they are answered."""
     head_to_head: HeadToHeadSpec | None = None
@@ -156,45 +166,61 @@ class Alarm(ApiModel):
     threshold: float | None = None
     """The number beyond which it sounds; absent: the alarm's own (see the field's text)."""
     action: Literal["Warn", "Stop", "Off"] | None = None
-    """Warn: an event and a line in the report. Stop: the run ends before it trains on these rows. Absent: the alarm's own."""
+    """Warn: an event and a line in the report. Stop: the run ends before its next stage. Absent: the alarm's own."""
+
+
+class ShareAlarm(Alarm):
+    """An alarm over a share or a correlation, whose threshold lies between 0 and 1."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("!has(self.threshold) || (self.threshold >= 0.0 && self.threshold <= 1.0)", _SHARE_THRESHOLD),
+    )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "ShareAlarm":
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"{_SHARE_THRESHOLD}, and not {self.threshold:g}")
+        return self
 
 
 class AlarmsSpec(ApiModel):
-    """Signs that a judge rewards itself for nothing. Each is looked at as soon as its number is known, before the rows are
-    trained on; all numbers stand in the report, with the rows that show them best."""
+    """Signs that a judge rewards itself for nothing. Each is looked at as soon as its number is known: those of a round's
+    prompts, answers, scores and pairs before they are trained on, judgeCorrelation and positionBias once the new model is
+    measured, before the next round. All numbers stand in the report, with the rows that show them best."""
 
-    score_piling: Alarm = Alarm()
+    score_piling: ShareAlarm = ShareAlarm()
     """Share of the answers that have the most common score, above 0.9: Stop (the paper without EFT: scores collapse at 4,
     and 541 pairs are left of 3,964)."""
-    valid_rate: Alarm = Alarm()
+    valid_rate: ShareAlarm = ShareAlarm()
     """Share of the judgements that are valid, below 0.5: Warn."""
     pair_yield: Alarm = Alarm()
     """Preference pairs per prompt, below 0.14: Warn (the paper without EFT: 541 pairs where 3,964 were possible)."""
-    tie_rate: Alarm = Alarm()
+    tie_rate: ShareAlarm = ShareAlarm()
     """Share of the prompts whose answers all have the same score, above 0.8: Warn."""
     length_growth: Alarm = Alarm()
     """Mean length of the answers by that of the round before, above 2: Warn (the paper: 1,092, 1,552, 2,552)."""
-    score_length_correlation: Alarm = Alarm()
+    score_length_correlation: ShareAlarm = ShareAlarm()
     """Correlation of an answer's score with its length, above 0.8: Stop."""
     length_difference: Alarm = Alarm()
     """Mean length of the chosen answers by that of the rejected ones, above 2: Warn."""
     score_gap: Alarm = Alarm()
     """Mean difference of the scores of chosen and rejected, below 0.25: Warn."""
-    prompt_diversity: Alarm = Alarm()
+    prompt_diversity: ShareAlarm = ShareAlarm()
     """Distinct pairs of neighbouring words among all of the new prompts, below 0.2: Warn."""
-    prompt_similarity: Alarm = Alarm()
+    prompt_similarity: ShareAlarm = ShareAlarm()
     """Mean ROUGE-L of a new prompt to the seed nearest to it, above 0.6: Warn."""
-    refusals: Alarm = Alarm()
+    refusals: ShareAlarm = ShareAlarm()
     """Share of the answers that refuse, above 0.3: Warn."""
-    repetition: Alarm = Alarm()
+    repetition: ShareAlarm = ShareAlarm()
     """Share of the answers that repeat themselves, above 0.3: Warn."""
-    truncated: Alarm = Alarm()
+    truncated: ShareAlarm = ShareAlarm()
     """Share of the answers that were cut by length, above 0.3: Warn."""
-    judge_correlation: Alarm = Alarm()
+    judge_correlation: ShareAlarm = ShareAlarm()
     """Fall of the judge's Spearman correlation with people since the round before, above 0.05: Warn (arXiv 2407.19594:
     .382 at its second round, .326 at its fourth)."""
-    position_bias: Alarm = Alarm()
-    """Share of the comparisons in which the judge prefers the same place in both orders, above 0.6: Stop."""
+    position_bias: ShareAlarm = ShareAlarm()
+    """Share of the comparisons in which the judge prefers the same place in both orders, above 0.6: Stop where the model
+    itself compares; Warn where a fixed judge does (evaluation.headToHead.judge)."""
 
 
 MetricName = Literal[
@@ -207,19 +233,60 @@ MetricName = Literal[
 """Metrics by the names that results, rules and tracking use; `api.run.Metrics` says what each is."""
 
 
+AT_MOST_ONE = (
+    "pairwiseAccuracy", "fiveBest", "exactMatch", "spearman", "kendallTau", "validRate", "tieRate", "truncatedRate",
+    "winRate", "winRateBaseline", "winRateLengthControlled", "positionBias", "scorePiling", "scoreLengthCorrelation",
+    "promptDiversity", "promptSimilarity", "refusalRate", "repetitionRate",
+)  # fmt: skip
+"""Metrics that are shares or correlations."""
+_BOUNDS = ("minimum", "maximum", "maxDrop", "maxRise")
+_NO_BOUND = "a rule of gate.rules without a bound is never broken: give minimum, maximum, maxDrop or maxRise"
+_CROSSED = (
+    "a rule of gate.rules has its minimum above its maximum, and every value breaks it: exchange the two"
+)
+_PERCENT = "a rule of gate.rules is over a share or a correlation, which is 1 at most: write 0.9 for 90 %"
+
+
 class GateRule(ApiModel):
-    """A rule over one metric of Evaluate or of the stages before it."""
+    """A rule over one metric of the new model or of the round that made it; at least one bound."""
 
     metric: MetricName
-    """Name of the metric."""
+    """Name of the metric, as in `status.models.metrics`, where each is described. Shares lie between 0 and 1 (0.9 is 90 %),
+    correlations between -1 and 1; lengths are in characters, score gaps in points of the judge's scale."""
     minimum: float | None = None
     """The rule is broken below this."""
     maximum: float | None = None
     """The rule is broken above this."""
     max_drop: float | None = Field(default=None, ge=0)
-    """The rule is broken if the metric is lower than the previous iteration's by more than this."""
+    """The rule is broken if the metric is lower than that of the model before by more than this."""
+    max_rise: float | None = Field(default=None, ge=0)
+    """The rule is broken if the metric is higher than that of the model before by more than this."""
     action: Literal["Hold", "Stop", "RollBack"] = "Hold"
     """Hold waits for a person; Stop ends the run with the models so far; RollBack goes on from the previous model."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(" || ".join(f"has(self.{bound})" for bound in _BOUNDS), _NO_BOUND),
+        Rule("!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum", _CROSSED),
+        Rule(
+            f"!(self.metric in {list(AT_MOST_ONE)}) || ("
+            + " && ".join(f"(!has(self.{bound}) || self.{bound} <= 1.0)" for bound in _BOUNDS)
+            + ")",
+            _PERCENT,
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _can_be_kept_and_broken(self) -> "GateRule":
+        bounds = [
+            one for one in (self.minimum, self.maximum, self.max_drop, self.max_rise) if one is not None
+        ]
+        if not bounds:
+            raise ValueError(_NO_BOUND)
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(_CROSSED)
+        if self.metric in AT_MOST_ONE and max(bounds) > 1:
+            raise ValueError(f"{_PERCENT}, and not {max(bounds):g} ({self.metric})")
+        return self
 
 
 class GateSpec(ApiModel):

@@ -27,6 +27,7 @@ RUN_UID = f"{GROUP}/run-uid"
 run (with foreground deletion Kubernetes deletes all that the run owns at once)."""
 
 APPROVE = f"{GROUP}/approve"
-"""Annotation by which a person lets a gate that holds go on: the number of the iteration."""
+"""Annotation by which a person lets a gate that holds go on: the number of the iteration, or that number, a slash and the
+digest of the model that was looked at (`srr approve`): another model that an edit makes in its place is held again then."""
 PAUSE = f"{GROUP}/reconcile"
 """Annotation `disabled`: the operator leaves this run alone."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from selfrewarding.api import measured
 from selfrewarding.api.algorithm import (
     DpoSpec,
     EvaluationsSpec,
@@ -25,8 +26,16 @@ from selfrewarding.api.execution import (
     ServingSpec,
     TrainingSpec,
 )
-from selfrewarding.api.measured import has_held_out, why_not_measured
 from selfrewarding.api.tracking import TrackingSpec
+
+_EARLY_STOPPING_COMPARES = (
+    "dpo.earlyStopping compares the candidates as evaluation.headToHead says: set evaluation.headToHead, or remove "
+    "dpo.earlyStopping"
+)
+_EARLY_STOPPING_IS_DPO = (
+    "dpo.earlyStopping chooses among DPO's models, and preferences.rule PositiveOnly does no DPO: remove one of the "
+    "two"
+)
 
 
 class SelfRewardingRunSpec(ApiModel):
@@ -64,7 +73,7 @@ class SelfRewardingRunSpec(ApiModel):
     evaluation: EvaluationSpec = EvaluationSpec()
     """Measuring each model."""
     alarms: AlarmsSpec = AlarmsSpec()
-    """Signs of a collapse, looked at before training."""
+    """Signs of a collapse, looked at as soon as they are measured."""
     gate: GateSpec = GateSpec()
     """What must hold before a model is built upon."""
     tracking: TrackingSpec = TrackingSpec()
@@ -102,11 +111,16 @@ class SelfRewardingRunSpec(ApiModel):
             "has(self.evaluation.headToHead.judge.modelUri))",
             "serving.referee is a pool for a fixed judge of comparisons: set evaluation.headToHead.judge.modelUri too",
         ),
+        *measured.RULES,
         Rule(
-            "!has(self.gate) || !has(self.gate.rules) || (has(self.evaluation) && has(self.evaluation.headToHead)) || "
-            "self.gate.rules.all(rule, !(rule.metric in ['positionBias', 'winRate', 'winRateBaseline', "
-            "'winRateLengthControlled']))",
-            "a rule of gate.rules is over a metric that only evaluation.headToHead measures: set it, or remove the rule",
+            "!has(self.dpo) || !has(self.dpo.earlyStopping) || (has(self.evaluation) && "
+            "has(self.evaluation.headToHead))",
+            _EARLY_STOPPING_COMPARES,
+        ),
+        Rule(
+            "!has(self.dpo) || !has(self.dpo.earlyStopping) || !has(self.preferences) || "
+            "!has(self.preferences.rule) || self.preferences.rule != 'PositiveOnly'",
+            _EARLY_STOPPING_IS_DPO,
         ),
     )
 
@@ -135,19 +149,21 @@ class SelfRewardingRunSpec(ApiModel):
         return self
 
     @model_validator(mode="after")
-    def _gates_are_measured(self) -> "SelfRewardingRunSpec":
-        for rule in self.gate.rules:
-            why = why_not_measured(
-                rule.metric, seed_data=self.seed_data, judge=self.judge,
-                preferences=self.preferences, evaluation=self.evaluation,
-            )  # fmt: skip
-            if why is not None:
-                raise ValueError(f"a rule of gate.rules is over {rule.metric}, {why}, or remove the rule")
-        if self.judge.calibration is not None and not has_held_out(self.seed_data):
-            raise ValueError(
-                "judge.calibration measures the judge on held-out ranked rows, and there are none: give "
-                "seedData.ranked or seedData.heldOut.source, or remove judge.calibration"
-            )
+    def _candidates_are_compared(self) -> "SelfRewardingRunSpec":
+        if self.dpo.early_stopping is None:
+            return self
+        compared = self.evaluation.head_to_head
+        if compared is None:
+            raise ValueError(_EARLY_STOPPING_COMPARES)
+        if self.preferences.rule == "PositiveOnly":
+            raise ValueError(_EARLY_STOPPING_IS_DPO)
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_asked_for_is_measured(self) -> "SelfRewardingRunSpec":
+        why = measured.why_refused(self)
+        if why is not None:
+            raise ValueError(why)
         return self
 
 
@@ -202,6 +218,8 @@ class Metrics(ApiModel):
     """Share of the answers that refuse."""
     repetition_rate: float | None = None
     """Share of the answers that repeat themselves."""
+    selected: float | None = None
+    """Number of the candidate that was chosen (`dpo.earlyStopping`), from 1."""
 
 
 class StageSummary(ApiModel):
@@ -276,6 +294,8 @@ class AlarmStatus(ApiModel):
     """Name of the alarm, as in `spec.alarms`."""
     iteration: int
     """Iteration whose rows it is about."""
+    stage: str | None = None
+    """The stage that measured it, whose evidence.json names the rows that show it best; or the model that keeps the number."""
     action: Literal["Warn", "Stop"]
     """What followed."""
     value: float
@@ -340,8 +360,8 @@ class SelfRewardingRunStatus(ApiModel):
     """When the hand-over under way began (RFC 3339)."""
     models: list[ModelStatus] = []
     """Models so far."""
-    alarms: list[AlarmStatus] = []
-    """Alarms that sounded."""
+    alarms: list[AlarmStatus] = Field(default=[], max_length=300)
+    """Alarms that sounded, each at most once in an iteration; of several with one name the newest says what to try."""
     results: dict[str, StageSummary] = {}
     """Summaries of the finished stages by stage key (first 16 hex digits); current keys only."""
     attempts: dict[str, StageAttempts] = {}

@@ -1,13 +1,9 @@
 """Where a run's numbers go besides its own report: MLflow, TensorBoard, Weights & Biases."""
 
-from typing import Annotated
-
 from pydantic import Field
 
 from selfrewarding.api.base import ApiModel
-from selfrewarding.api.data import SecretName
-
-HttpUri = Annotated[str, Field(pattern=r"^https?://.+$", max_length=1024)]
+from selfrewarding.api.data import HttpUri, SecretName
 
 
 class MlflowSpec(ApiModel):

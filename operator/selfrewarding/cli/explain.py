@@ -1,4 +1,4 @@
-"""`srr explain`: the story of one preference pair."""
+"""`srr explain`: the story of one preference pair, or of another row that an alarm or the report names."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfrewarding.cli.find_run import ArtifactsOption, FileOption, RunOption, StoreOption, find_run, refusal
-from selfrewarding.cli.story_text import printable, quoted
+from selfrewarding.cli.story_text import heading, print_judgement, quoted, settled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,11 @@ Row = dict[str, Any]
 
 def explain_command(
     pair: Annotated[
-        str, typer.Argument(help="Key of a pair (or of a prompt), or the beginning of it.", metavar="PAIR")
+        str,
+        typer.Argument(
+            help="Key of a pair, a prompt, a held-out row or a comparison, or the beginning of it.",
+            metavar="PAIR",
+        ),
     ],
     file: FileOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
@@ -31,16 +35,18 @@ def explain_command(
 ) -> None:
     """Tell how a preference pair came about: prompt, its few-shot examples, all answers, every judgement, models.
 
-    Keys stand in the field `key` of pairs.jsonl, in the report, and in alarms.
+    Of a held-out row or a comparison: every round that judged it, with the judgements or verdicts.
+    Keys stand in the field `key` of pairs.jsonl, in the report, and in evidence.json of the stage that an alarm names.
 
     Example: srr explain 3f9c2a71
     """
-    from selfrewarding.lineage.explain import UnknownPair, explain_pair
+    from selfrewarding.lineage.explain import UnknownPair, explain_row
+    from selfrewarding.lineage.measured import MeasuredStory
     from selfrewarding.store.errors import StoreError
 
     found = find_run(file, artifacts, run, store)
     try:
-        story = explain_pair(found.store, found.results, pair)
+        story = explain_row(found.store, found.results, pair)
     except (UnknownPair, StoreError) as error:
         raise refusal(str(error)) from None
     if as_json:
@@ -48,13 +54,17 @@ def explain_command(
         return
     from rich.console import Console
 
-    _print(Console(highlight=False), story, full=full)
+    console = Console(highlight=False)
+    if isinstance(story, MeasuredStory):
+        from selfrewarding.cli.measured_story import print_measured
+
+        print_measured(console, story, full=full)
+    else:
+        _print(console, story, full=full)
 
 
 def _print(console: "Console", story: "PairStory", *, full: bool) -> None:
-    from rich.rule import Rule
-
-    console.print(Rule(f"{story.kind} {story.key[:16]}, iteration {story.iteration}", align="left"))
+    console.print(heading(f"{story.kind} {story.key[:16]}, iteration {story.iteration}"))
     console.print(quoted(f"key {story.key}\n{_outcome(story)}\n"))
     _print_prompt(console, story, full=full)
     for index, answer in enumerate(story.answers):
@@ -82,10 +92,8 @@ def _messages(story: "PairStory") -> list[dict[str, str]]:
 
 
 def _print_prompt(console: "Console", story: "PairStory", *, full: bool) -> None:
-    from rich.rule import Rule
-
     prompt = story.prompt
-    console.print(Rule("Prompt", align="left"))
+    console.print(heading("Prompt"))
     for message in _messages(story):
         console.print(quoted(f"{message['role']}: ", style="bold"), end="")
         console.print(quoted(message["content"], full=full))
@@ -99,7 +107,7 @@ def _print_prompt(console: "Console", story: "PairStory", *, full: bool) -> None
 
 
 def _written(story: "PairStory", prompt: Row) -> str:
-    how = _settings(story.sampling.get("writes", {}))
+    how = settled(story.sampling.get("writes", {}))
     return (
         f"written in request {prompt.get('request')} with seed {prompt.get('seed')}, item {prompt.get('id')} ({how}); "
         "the examples that the writer was shown:"
@@ -107,8 +115,6 @@ def _written(story: "PairStory", prompt: Row) -> str:
 
 
 def _print_answer(console: "Console", story: "PairStory", index: int, answer: Row, *, full: bool) -> None:
-    from rich.rule import Rule
-
     provenance = story.row["provenance"] if story.row else {}
     roles = {
         provenance.get("chosen_index", provenance.get("index")): ("chosen", "green"),
@@ -118,33 +124,35 @@ def _print_answer(console: "Console", story: "PairStory", index: int, answer: Ro
     means = provenance.get("means")
     scored = f": mean {means[index] or 'undefined'}" if means else ""
     title = f"Answer {index}{f', {role}' if role else ''}{scored}"
-    console.print(Rule(title, align="left", style=style))
+    console.print(heading(title, style=style))
     console.print(quoted(answer["text"], full=full))
     tokens = answer.get("tokens", {}).get("output")
     console.print(
         quoted(f"seed {answer['seed']}, ended by {answer['finishReason']}, {tokens} tokens", style="dim")
     )
     for judgement in answer["judgements"]:
-        score = judgement["score"]
-        verdict = f"score {score:g}" if score is not None else f"invalid: {judgement['reason']}"
-        where = f"judgement {judgement['sample']} (round {judgement['round']}, seed {judgement['seed']})"
-        console.print(quoted(f"\n  {where}: {verdict}", style="bold"))
-        text = printable(judgement["text"], full=full).replace("\n", "\n  ")
-        console.print(quoted(f"  {text}", full=True))
+        print_judgement(console, judgement, full=full)
     console.print()
 
 
+def _who(story: "PairStory", doing: str, settings: Row) -> str:
+    """Whose doing it is: a fixed model by its address, else one that the run has made; an endpoint is in the settings."""
+    uri = settings.get("modelUri")
+    if uri is not None:
+        digest = story.fixed.get({"judges": "judge", "writes": "writer"}[doing], {}).get("digest")
+        return f"fixed model {uri}{f', digest {digest}' if digest else ''}: "
+    model = None if "endpoint" in settings else story.models.get("answers" if doing == "judges" else doing)
+    return f"{model.name}, weights {model.weights}: " if model else ""
+
+
 def _print_origins(console: "Console", story: "PairStory") -> None:
-    from rich.rule import Rule
     from rich.table import Table
 
-    console.print(Rule("Where it comes from", align="left"))
+    console.print(heading("Where it comes from"))
     for doing in ("writes", "answers", "judges"):
         settings = story.sampling.get(doing)
         if settings:
-            model = story.models.get("answers" if doing == "judges" else doing)
-            named = f"{model.name}, weights {model.weights}: " if model else ""
-            console.print(quoted(f"{doing}: {named}{_settings(settings)}"))
+            console.print(quoted(f"{doing}: {_who(story, doing, settings)}{settled(settings)}"))
     trained = story.models.get("trained")
     if trained:
         console.print(quoted(f"trained: {trained.name}, weights {trained.weights}"))
@@ -167,8 +175,3 @@ def _print_origins(console: "Console", story: "PairStory") -> None:
     console.print(table)
     for missing in story.missing:
         console.print(quoted(f"missing: {missing}", style="yellow"))
-
-
-def _settings(settings: Row) -> str:
-    plain = {name: value for name, value in settings.items() if not isinstance(value, dict | list)}
-    return ", ".join(f"{name} {value}" for name, value in plain.items())

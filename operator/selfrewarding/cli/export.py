@@ -80,6 +80,10 @@ def mt_bench_command(
 ) -> None:
     """Write question.jsonl and model_answer/<model>.jsonl for FastChat's MT-Bench.
 
+    Answers to a set of the format MtBench were sampled as FastChat does, by category: math, coding, reasoning and extraction
+    greedily, stem and humanities at 0.1, writing and roleplay at 0.7 (or the question's required_temperature). Top-p and
+    the longest answer are those of evaluation.answers.
+
     Example: srr export mt-bench --model M3 --set mt-bench -o fastchat/llm_judge
     """
     from selfrewarding.exports import mt_bench
@@ -123,8 +127,8 @@ def lm_eval_command(
 ) -> None:
     """Print (or --start) the lm-evaluation-harness command for a model that is served: tokenizer, address, tasks.
 
-    A server's key is read from OPENAI_API_KEY. Serve a model with `vllm serve FOLDER --served-model-name NAME`, where
-    `srr models` prints the folder.
+    A server's key is read from OPENAI_API_KEY. Serve a model with `vllm serve FOLDER --served-model-name NAME`: `srr models`
+    prints the folder of a local run's model, and copies one of a cluster's run here (--store URI --download FOLDER).
 
     Example: srr export lm-eval --url http://localhost:8000 --tasks arc_easy,hellaswag
     """
@@ -182,22 +186,24 @@ def _answers(found: "FoundRun", model: str | None, prompts: str | None) -> "Mode
 
 def _tokenizer(found: "FoundRun", made: "Stored", output: Path) -> Path:
     """The tokenizer's files of a trained model, fetched without its weights."""
-    from selfrewarding.contract.artifacts import MODEL
     from selfrewarding.contract.program import ParentMissing
     from selfrewarding.store.errors import StoreError
+    from selfrewarding.store.models import model_files
     from selfrewarding.store.results import download_folder
 
-    result = made.result
-    light = {
-        name: ref
-        for name, ref in result.files.items()
-        if name.startswith(f"{MODEL}/") and not name.endswith((".safetensors", ".bin"))
-    }
     folder = output / "tokenizer"
     try:
-        download_folder(found.store, result.model_copy(update={"files": light}), MODEL, folder)
+        model = model_files(found.store, made.result)
+        light = {
+            name: model.result.files[name]
+            for name in model.files
+            if not name.endswith((".safetensors", ".bin"))
+        }
+        download_folder(found.store, model.result.model_copy(update={"files": light}), model.folder, folder)
     except (ParentMissing, StoreError) as error:
         raise refusal(f"{error}: give the tokenizer's folder with --tokenizer DIR") from None
+    if not (folder / "tokenizer_config.json").is_file():
+        raise refusal("the model has no tokenizer: give the tokenizer's folder with --tokenizer DIR")
     return folder.resolve()
 
 

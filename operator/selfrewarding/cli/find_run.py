@@ -1,11 +1,10 @@
 """Which run a command is about, and its finished stages: a local run by its folder, any run by its store.
 
-Purpose: `--file`, `--artifacts`, `--run` and `--store` mean the same in `srr explain`, `srr trace` and `srr export`.
+Purpose: `--file`, `--artifacts`, `--run` and `--store` mean the same in `srr explain`, `trace`, `export`, `report` and `models`.
 Must not: import a planner: these commands answer in a fraction of a second.
 Neighbours: `status.find_records` finds local runs; `store.run_results` reads what a run left.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -31,7 +30,10 @@ RunOption = Annotated[
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", help="Read a run of a cluster: its spec.artifacts.uri (s3://… or file://…).", metavar="URI"
+        "--store",
+        help="Read a run of a cluster: its spec.artifacts.uri (s3://… or file://…). Endpoint, addressing, region, authority "
+        "and keys are taken from SRR_S3_ENDPOINT, SRR_S3_ADDRESSING, AWS_REGION, AWS_CA_BUNDLE and AWS_* as in its pods.",
+        metavar="URI",
     ),
 ]
 
@@ -68,16 +70,18 @@ def locate_run(file: str | None, artifacts: Path, run: str | None, store: str | 
 
 def find_run(file: str | None, artifacts: Path, run: str | None, store: str | None) -> FoundRun:
     """As `locate_run`, with the results of its stages."""
-    from selfrewarding.store.errors import StoreError
+    from selfrewarding.store.errors import Corrupt, StoreError
     from selfrewarding.store.run_results import results_of_run
 
     found = locate_run(file, artifacts, run, store)
+    index: dict[str, Any] = {}
     try:
         if found.record is not None:
             document = found.record.object
             current, spec = document.get("status", {}).get("results") or None, document["spec"]
         else:
-            index = _index(found.store, found.run)
+            with suppress(Corrupt):  # the marks tell the stages all the same
+                index = stored_index(found) or {}
             current, spec = index.get("results"), index.get("spec", {})
         return FoundRun(found.store, results_of_run(found.store, found.run, current=current), spec)
     except StoreError as error:
@@ -123,16 +127,37 @@ def _in_store(uri: str, run: str | None) -> LocatedRun:
     return LocatedRun(store, newest[names[0]])
 
 
-def _index(store: "ArtifactStore", run: "RunRef") -> dict[str, Any]:
-    """The run's index, if it is this run's and not one of its name that was there before."""
-    from selfrewarding.contract.artifacts import run_prefix
-    from selfrewarding.store.errors import StoreError
+def required_index(found: LocatedRun) -> dict[str, Any]:
+    """As `stored_index`; ends the command with exit code 2 if there is none. Raises StoreError."""
+    document = stored_index(found)
+    if document is None:
+        raise refusal(
+            f"{found.store.uri}: the run {found.run.namespace}/{found.run.name} has no index yet: its first report "
+            "writes it, after the first iteration"
+        )
+    return document
 
-    with suppress(StoreError, ValueError, TypeError, KeyError):
-        document: dict[str, Any] = json.loads(store.read(f"{run_prefix(run.namespace, run.name)}/index.json"))
-        if document["run"]["uid"] == run.uid:
-            return document
-    return {}
+
+def stored_index(found: LocatedRun) -> dict[str, Any] | None:
+    """The index of a run in a store, as its newest report has left it; None if it has none yet. Says so where the run has
+    gone on since. Raises StoreError."""
+    from selfrewarding.contract.artifacts import run_prefix
+    from selfrewarding.report.index import INDEX, read_index
+
+    document = read_index(found.store, found.run)
+    if document is not None:
+        folder = run_prefix(found.run.namespace, found.run.name)
+        written = {entry.key: entry.modified for entry in found.store.list(folder)}
+        marks = f"{folder}/{found.run.uid}/stages/"
+        newest = max((time for key, time in written.items() if key.startswith(marks)), default=None)
+        index = written.get(f"{folder}/{INDEX}")
+        if newest is not None and index is not None and newest > index:
+            typer.echo(
+                f"note: the run has gone on since its index was written ({index:%Y-%m-%d %H:%M} UTC): stages that began "
+                "later do not count yet; the next report writes it anew",
+                err=True,
+            )
+    return document
 
 
 def _name(metadata: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from selfrewarding.api.run import StageSummary
     from selfrewarding.cli.run_file import RunFile
     from selfrewarding.plan.estimates import StageEstimate
-    from selfrewarding.plan.graph import Graph, Stage
+    from selfrewarding.plan.stage import Graph, Stage
 
 _BILLION = 1e9
 _GIB = 2**30

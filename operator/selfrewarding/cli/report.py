@@ -12,6 +12,7 @@ from selfrewarding.cli.find_run import (
     StoreOption,
     locate_run,
     refusal,
+    required_index,
 )
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ def _index(found: "LocatedRun") -> dict[str, Any]:
     """What the run has made: of a local run as it stands now, else as its newest report has left it."""
     from datetime import UTC, datetime
 
-    from selfrewarding.report.index import read_index
-
     if found.record is not None:
         from selfrewarding.controller.reconcile import effective_spec
         from selfrewarding.local.run_record import run_of
@@ -75,13 +74,7 @@ def _index(found: "LocatedRun") -> dict[str, Any]:
         local = run_of(found.record)
         spec = effective_spec(local)
         return run_index(local, spec, run_stages(local, spec, datetime.now(UTC)), {})
-    document = read_index(found.store, found.run)
-    if document is None:
-        raise refusal(
-            f"{found.store.uri}: the run {found.run.namespace}/{found.run.name} has no index yet: its first report "
-            "writes it, after the first iteration"
-        )
-    return document
+    return required_index(found)
 
 
 def _how_far(stages: int) -> str:

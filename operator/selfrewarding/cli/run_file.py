@@ -19,8 +19,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from selfrewarding.api import labels
+from selfrewarding.api.data import HTTP_PATTERN
 from selfrewarding.api.presets import PRESETS, effective
 from selfrewarding.api.run import ObjectMeta, SelfRewardingRun, SelfRewardingRunSpec
+from selfrewarding.contract.redaction import without_user_info
 
 MAX_BYTES = 1_500_000
 """The API server takes no larger object (etcd's limit)."""
@@ -352,6 +354,8 @@ def dotted(at: Place) -> str:
 
 
 def _likeness(pattern: str) -> str:
+    if pattern == HTTP_PATTERN:
+        return "https://host/path, without user and password (they belong into a Secret)"
     schemes = re.fullmatch(r"\^\((.+)\)://\.\+\$", pattern)
     if schemes:
         return " or ".join(f"{scheme}://bucket/path" for scheme in schemes[1].split("|"))
@@ -365,7 +369,8 @@ def _shown(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            text = "".join(char if char.isprintable() else "·" for char in value[:_SHOWN])
+            shown = without_user_info(value)[:_SHOWN]
+            text = "".join(char if char.isprintable() else "·" for char in shown)
             return f'"{text}…"' if len(value) > _SHOWN else f'"{text}"'
         case dict():
             return "a block of fields"

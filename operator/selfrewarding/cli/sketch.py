@@ -6,7 +6,8 @@ from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.keys import SHORT, digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests import RunContext
-from selfrewarding.plan.graph import Stage, outline
+from selfrewarding.plan.graph import outline
+from selfrewarding.plan.stage import Stage
 
 
 def sketch(run: RunFile) -> tuple[RunContext, list[Stage]]:

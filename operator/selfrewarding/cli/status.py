@@ -51,7 +51,7 @@ def status_command(
         typer.echo(json.dumps(documents, indent=1, ensure_ascii=False))
         return
     table = Table(pad_edge=False)
-    for name in ("Run", "State", "Iteration", "Stage", "Progress", "Models", "Message"):
+    for name in ("Run", "State", "Iteration", "Stage", "Progress", "Models", "Alarms", "Message"):
         table.add_column(name, overflow="fold")
     for state, record in records:
         table.add_row(*_row(record.object, running=state.is_locked()))
@@ -86,6 +86,12 @@ def find_records(file: str | None, artifacts: Path) -> "list[tuple[StateFolder, 
     return found
 
 
+def _model(model: dict[str, Any]) -> str:
+    """Its name, with its win rate against the model before where they were compared."""
+    rate = model.get("metrics", {}).get("winRate")
+    return str(model["name"]) if rate is None else f"{model['name']} ({rate:.0%} wins)"
+
+
 def _row(document: dict[str, Any], *, running: bool) -> list[str]:
     metadata, status = document["metadata"], document.get("status", {})
     progress = status.get("progress")
@@ -104,6 +110,7 @@ def _row(document: dict[str, Any], *, running: bool) -> list[str]:
         str(status.get("iteration") or "–"),
         status.get("stage") or "–",
         f"{progress['done']}/{progress['total']}" if progress else "–",
-        ", ".join(model["name"] for model in status.get("models", [])) or "–",
+        ", ".join(map(_model, status.get("models", []))) or "–",
+        ", ".join(f"{one['name']} (M{one['iteration']})" for one in status.get("alarms", [])) or "–",
         status.get("waitingFor") or conditions.get("Ready", {}).get("message", ""),
     ]

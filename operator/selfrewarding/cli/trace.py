@@ -1,13 +1,14 @@
 """`srr trace`: all that came from one seed row."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfrewarding.cli.find_run import ArtifactsOption, FileOption, RunOption, StoreOption, find_run, refusal
-from selfrewarding.cli.story_text import quoted
+from selfrewarding.cli.story_text import heading, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from selfrewarding.lineage.facts import StageFacts
     from selfrewarding.lineage.trace import Trace
 
+REMOVAL = (
+    "save the file without the row under a new name, and name that one in the spec. A file that is changed in place is not "
+    "noticed: what was prepared is kept by address."
+)
 _PROMPTS = 20
 """Prompts that are listed without `--full`."""
 
@@ -38,15 +43,18 @@ def trace_command(
     """List all that came from a seed row: prompts that it was an example for, their answers and pairs, trained models,
     and the stages that would be computed again without it.
 
+    To remove the row, save the file without it under a new name and name that one in the spec: a file that is changed in
+    place is not noticed, since what was prepared is kept by address.
+
     Example: srr trace data/instructions.jsonl:12
     """
     from selfrewarding.lineage.trace import UnknownRow, trace_row
     from selfrewarding.store.errors import StoreError
 
-    reference = _reference(seed_row)
+    reference, source = _reference(seed_row)
     found = find_run(file, artifacts, run, store)
     try:
-        trace = trace_row(found.store, found.results, reference)
+        trace = trace_row(found.store, found.results, reference, among=_sets(found.spec, source))
     except (UnknownRow, StoreError) as error:
         raise refusal(str(error)) from None
     if as_json:
@@ -57,12 +65,12 @@ def trace_command(
     _print(Console(highlight=False), trace, full=full)
 
 
-def _reference(text: str) -> str:
-    """What Prepare knows the row by: for FILE:LINE the row's own id, or `line-<n>` where it has none."""
+def _reference(text: str) -> tuple[str, str | None]:
+    """What Prepare knows the row by: for FILE:LINE the row's own id, or `line-<n>` where it has none, and the file's name."""
     name, separator, number = text.rpartition(":")
     path = Path(name)
     if not separator or not number.isdigit() or not path.is_file():
-        return text
+        return text, None
     try:
         with path.open(encoding="utf-8-sig") as stream:
             line = next((line for at, line in enumerate(stream, 1) if at == int(number)), None)
@@ -72,15 +80,30 @@ def _reference(text: str) -> str:
     if line is None:
         raise refusal(f"{text}: the file has no such line")
     own = row.get("id") if isinstance(row, dict) else None
-    return f"line-{number}" if own is None else str(own)
+    return f"line-{number}" if own is None else str(own), path.name
+
+
+def _sets(spec: Mapping[str, Any], source: str | None) -> set[str]:
+    """The sets that Prepare makes of a file of this name; none where the spec names no such file, or no file is meant."""
+    seeds, evaluation = spec.get("seedData") or {}, spec.get("evaluation") or {}
+    ranked = ("ranked", "heldOut")
+    sources = [
+        (seeds.get("instructions"), ("instructions", *(() if seeds.get("ranked") else ranked))),
+        (seeds.get("ranked"), ranked),
+        ((seeds.get("heldOut") or {}).get("source"), ("heldOut",)),
+        (seeds.get("evaluations"), ("evaluations",)),
+        *((one, ("evaluationPrompts",)) for one in evaluation.get("prompts") or []),
+    ]
+    return {
+        name for one, names in sources if one and one["uri"].rpartition("/")[2] == source for name in names
+    }
 
 
 def _print(console: "Console", trace: "Trace", *, full: bool) -> None:
-    from rich.rule import Rule
     from rich.table import Table
 
     named = f", id {trace.id}" if trace.id else ""
-    console.print(Rule(f"{trace.set} row {trace.key[:16]}{named}", align="left"))
+    console.print(heading(f"{trace.set} row {trace.key[:16]}{named}"))
     for message in trace.row.get("messages") or trace.row.get("prompt") or []:
         console.print(quoted(f"{message['role']}: ", style="bold"), end="")
         console.print(quoted(message["content"], full=full))
@@ -107,6 +130,7 @@ def _print(console: "Console", trace: "Trace", *, full: bool) -> None:
                     quoted(f"  … {len(one.prompts) - _PROMPTS:,} more prompts: --full", style="dim")
                 )
     console.print(quoted(f"computed again without it: {_stages(trace.recomputed) or 'nothing'}"))
+    console.print(quoted(f"to remove it: {REMOVAL}", style="dim"))
 
 
 def _stages(stages: "list[StageFacts]") -> str:

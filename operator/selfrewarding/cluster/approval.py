@@ -15,7 +15,7 @@ from selfrewarding.cluster.client import make_client
 from selfrewarding.cluster.kinds import RUN
 from selfrewarding.cluster.protocol import Conflict
 from selfrewarding.cluster.run_objects import read_status
-from selfrewarding.plan.approval import held_model
+from selfrewarding.plan.approval import approval_of, held_model
 
 _TRIES = 5
 """The operator may write the status between reading and writing; what is held is looked at again then."""
@@ -42,7 +42,7 @@ async def approve_with(calls: Calls, namespace: str, name: str, iteration: int |
         change = {
             # What was looked at is what is approved: anything newer is refused with a conflict.
             "resourceVersion": metadata["resourceVersion"],
-            "annotations": {labels.APPROVE: str(held.iteration)},
+            "annotations": {labels.APPROVE: approval_of(held)},
         }
         try:
             await calls.ask(

@@ -45,7 +45,8 @@ def read_run(raw: RawObject) -> SelfRewardingRun:
         spec = SelfRewardingRunSpec.model_validate(raw.get("spec") or {})
     except ValidationError as error:
         broken, spec = error, _retiring_spec(raw.get("spec") or {})
-    run = SelfRewardingRun(
+    # Its parts are validated; together, a broken spec's would be once more.
+    run = SelfRewardingRun.model_construct(
         api_version="selfrewarding.dev/v1alpha1",
         kind="SelfRewardingRun",
         metadata=metadata,

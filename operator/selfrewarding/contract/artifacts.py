@@ -3,7 +3,9 @@
 stages/<kind>/<key>/result.json                 written last, once, by If-None-Match; names the files below
 stages/<kind>/<key>/attempts/<pod uid>/…        everything a pod writes: row chunks, models, checkpoints
 stages/<kind>/<key>/shards/<index>.json         a finished shard of an Indexed Job
+stages/<kind>/<key>/candidates/<n>.json         a model that a training under way has saved
 stages/<kind>/<key>/runs/<run uid>              this run uses the stage: whoever deletes another run keeps it
+stages/<kind>/<digest>/…                        rows that stages share: judgements, answers, verdicts by what was asked
 runs/<namespace>/<name>/…                       index, report and lineage of a run
 runs/<namespace>/<name>/<run uid>/stages/…      the same marks by run: the stages that it uses
 """
@@ -44,22 +46,26 @@ EVIDENCE = "evidence.json"
 """GeneratePrompts, Rollout, BuildPreferences, Evaluate, Compare: by metric, the rows that show it best
 ({metric: [{"key", "value"}, at most five]})."""
 EVALUATION_PROMPTS = "evaluation-prompts.jsonl"
-"""Prepare: rows {"key", "set", "id", "turns": [text], "category"?} of `evaluation.prompts`."""
+"""Prepare: rows {"key", "set", "id", "turns": [text], "category"?, "temperature"?} of `evaluation.prompts`; the temperature is
+that of a benchmark which answers each category with its own."""
 ANSWERS = "answers.jsonl"
-"""Evaluate: rows {"key", "set", "id", "category"?, "turns": [text], "answers": [{"text", "finishReason", "seed",
-"tokens"}]}, one answer for each turn; sorted by set and key."""
+"""Evaluate, Answer: rows {"key", "set", "id", "category"?, "temperature"?, "turns": [text], "answers": [{"text",
+"finishReason", "seed", "tokens"}]}, one answer for each turn; sorted by set and key."""
 COMPARISONS = "comparisons.jsonl"
-"""Compare: rows {"key": opponent/prompt key, "opponent", "set", "id", "category"?, "prompt": [text], "answer": [text],
+"""Compare, Select: rows {"key": opponent/prompt key, "opponent", "set", "id", "category"?, "prompt": [text], "answer": [text],
 "other": [text], "verdicts": [shown first, shown second: {"verdict", "tries": [{"verdict", "reason", "text", …}]}],
 "preference"}: texts by turn; what was asked lies in the judge's log, `stages/Compare/<judge>`, which stages share."""
 METRICS = "metrics.json"
-"""Evaluate, Compare: all metrics with intervals and conventions."""
+"""Evaluate, Compare, Select: all metrics with intervals and conventions."""
 REPORT = "report.html"
 """Report: the page; also under `run_prefix`, where the newest one lies."""
 TRAINING_LOG = "training.jsonl"
 """Training stages: one row per logged step."""
 MODEL = "model"
 """Folder in Hugging Face format: Prepare (a model from a hub; otherwise only tokenizer/), training stages."""
+CANDIDATES = "candidates"
+"""PreferenceOptimize with `dpo.earlyStopping`: the models saved on the way, `candidates/1`, …, each as MODEL, which is the
+last one."""
 TOKENIZER = "tokenizer"
 """Prepare: the tokenizer with the chat template that all stages use."""
 
@@ -89,6 +95,21 @@ def used_key(namespace: str, name: str, run_uid: str, stage: str) -> str:
     return f"{run_prefix(namespace, name)}/{run_uid}/{stage}"
 
 
+def candidate_folder(number: int, count: int) -> str:
+    """Folder of a candidate among its training's files, `number` from 1; the last one is the training's own model."""
+    return MODEL if number == count else f"{CANDIDATES}/{number}"
+
+
+def candidate_key(kind: StageKind, key: str, number: int) -> str:
+    """Marker of a candidate that is in the store, while its training goes on."""
+    return f"{stage_prefix(kind, key)}/{CANDIDATES}/{number}.json"
+
+
 def run_prefix(namespace: str, name: str) -> str:
     """Folder of a run's index, report and lineage."""
     return f"runs/{namespace}/{name}"
+
+
+def card_key(namespace: str, name: str, model: str) -> str:
+    """A run's card of a model, which Report writes anew as more is measured."""
+    return f"{run_prefix(namespace, name)}/cards/{model}.md"

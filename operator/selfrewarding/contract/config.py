@@ -38,9 +38,13 @@ class PrepareParameters(ApiModel):
     dpo: DpoSpec
     prompt_sets: list[PromptSetSpec] | None = None
     """`evaluation.prompts`."""
+    answer_tokens: int | None = None
+    """`evaluation.answers.maxTokens`, where a set has several turns: later ones stand behind the answers before them."""
     referee_uri: str | None = None
     """`evaluation.headToHead.judge.modelUri`."""
     max_model_len: int | None = None
+    planned_len: int | None = None
+    """Longest sequence that the servers of the model in training will take, where evaluation prompts must fit in."""
     run_uid: str
     """Prepare looks at the data again for every run, since a file may have changed under the same address."""
 
@@ -62,7 +66,8 @@ class BuildEvaluationsParameters(ApiModel):
 
 
 class GeneratePromptsParameters(ApiModel):
-    """GeneratePrompts (parents: prepare, model; earlier rounds' prompts are not read)."""
+    """GeneratePrompts (parents: prepare, model; earlier rounds' prompts are not read). New prompts stay away from the seed's,
+    the held-out ones and `evaluation.prompts`."""
 
     kind: Literal["GeneratePrompts"] = "GeneratePrompts"
     prompt_generation: PromptGenerationSpec
@@ -97,6 +102,28 @@ class PreferenceOptimizeParameters(ApiModel):
     chat_template: str | None = None
 
 
+class AnswerParameters(ApiModel):
+    """Answer (parents: prepare, model = the PreferenceOptimize whose candidate it is): one answer of a candidate to each
+    prompt that candidates are compared on."""
+
+    kind: Literal["Answer"] = "Answer"
+    folder: str
+    """The candidate: its folder among the training's files."""
+    evaluation: EvaluationSpec
+    """Of it: how is answered, the set and the number of prompts."""
+
+
+class SelectParameters(ApiModel):
+    """Select (parents: prepare, trained = the PreferenceOptimize; candidate-1, candidate-2, … = the Answers, in the order
+    of training; judged as in Compare, by `policy` the last candidate)."""
+
+    kind: Literal["Select"] = "Select"
+    head_to_head: HeadToHeadSpec
+    bootstrap: int
+    folders: list[str]
+    """The candidates, in the order of training: their folders among the training's files."""
+
+
 class EvaluateParameters(ApiModel):
     """Evaluate (parents: prepare, model): the judge's metrics, and one answer to each evaluation prompt."""
 
@@ -116,13 +143,15 @@ class CompareParameters(ApiModel):
 
 
 class ReportParameters(ApiModel):
-    """Report: the page of the run so far (parents: all finished stages, by `<kind>-<iteration>`; Evaluate-0 is the
-    baseline's). Its key names the run, since the page does."""
+    """Report: the page of the run so far (parents: all finished stages, by `stages.report_role`). Its key names the run,
+    since the page does."""
 
     kind: Literal["Report"] = "Report"
     run_uid: str
     decided: str = ""
-    """Digest of what gates and alarms said: a page tells that too."""
+    """Digest of what gates and alarms said, which a page tells too, and of the trackers that get its numbers."""
+    uncalibrated: str | None = None
+    """What of `judge.calibration` the judge has not reached, which ended the run."""
 
 
 class ResolveParameters(ApiModel):
@@ -141,6 +170,8 @@ Parameters = Annotated[
     | RolloutParameters
     | BuildPreferencesParameters
     | PreferenceOptimizeParameters
+    | AnswerParameters
+    | SelectParameters
     | EvaluateParameters
     | CompareParameters
     | ReportParameters
@@ -169,12 +200,15 @@ class StageRef(ApiModel):
 
 
 class ModelRef(ApiModel):
-    """A model: M0 or a fixed one by its URI, or the result of a training stage. Exactly one of `uri` and `stage`."""
+    """A model: M0 or a fixed one by its URI, or the result of a stage that makes one. Exactly one of `uri` and `stage`;
+    `store.models` finds its files."""
 
     name: str
-    """M0, Baseline, M1, … or Judge, PromptWriter."""
+    """M0, Baseline, M1, … or Judge, PromptWriter; M2.1 is the first candidate for M2."""
     uri: str | None = None
     stage: StageRef | None = None
+    folder: str | None = None
+    """A candidate of a training: its folder among the stage's files. Absent: the stage's model."""
 
 
 class ServedModel(ApiModel):
@@ -210,6 +244,8 @@ class Story(ApiModel):
     """Models with what their gates decided."""
     alarms: list[AlarmStatus] = []
     """Alarms that sounded."""
+    uncalibrated: str | None = None
+    """What of `judge.calibration` the judge has not reached, which ended the run."""
     gpus: dict[str, int] = {}
     """GPUs that each stage held, its servers' included, by its role among `parents`."""
     handover_seconds: dict[str, float] = {}

@@ -45,8 +45,8 @@ def stage_key(
     """The key of a stage, 64 hex digits.
 
     `seed` is the run's: every random choice of the stage comes from it, so runs with other seeds share nothing. `data` maps
-    the seed sets that the stage reads ("instructions", "ranked", "heldOut", "evaluations", "model") to their
-    digests; `parents` maps the roles of the stages that it reads to their keys.
+    the seed sets that the stage reads ("instructions", "ranked", "heldOut", "evaluations", "evaluationPrompts",
+    "model") to their digests; `parents` maps the roles of the stages that it reads to their keys.
     """
     return digest(
         {

@@ -230,15 +230,26 @@ def listen_to_progress(listener: Callable[[Progress], None]) -> None:
 
 
 def report_progress(
-    *, done: int, total: int, rate: float | None = None, unit: str = "rows", tokens: int = 0
+    *,
+    done: int,
+    total: int,
+    rate: float | None = None,
+    unit: str = "rows",
+    tokens: int = 0,
+    printed: bool = True,
 ) -> None:
-    """Print a progress line; the last one in the log's tail is what status shows (rate is per second)."""
-    eta = (total - done) / rate if rate else None
-    line = {"done": done, "total": total, "rate": rate, "etaSeconds": eta, "unit": unit, "tokens": tokens}
-    print(PROGRESS_PREFIX + json.dumps(line), flush=True)
+    """Print a progress line; the last one in the log's tail is what status shows (rate is per second).
+
+    Of several processes that do the same, one prints; those of other pods tell their listeners alone.
+    """
     for listener in _listeners:
         with contextlib.suppress(Exception):
             listener(Progress(done, total, rate, unit, tokens))
+    if not printed:
+        return
+    eta = (total - done) / rate if rate else None
+    line = {"done": done, "total": total, "rate": rate, "etaSeconds": eta, "unit": unit, "tokens": tokens}
+    print(PROGRESS_PREFIX + json.dumps(line), flush=True)
 
 
 def _terminate(message: TerminationMessage) -> None:

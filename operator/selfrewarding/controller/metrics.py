@@ -1,10 +1,11 @@
-"""What Prometheus reads of the operator: its own work, its requests, and how its runs fare.
+"""What Prometheus reads of the operator: its own work, its requests, how its runs fare, and how good their newest models are.
 
-Never labelled by a run's name: the number of series must not grow with the number of runs. Must not: write anything or
+Only the last is labelled by a run's name, since it is the run's own and has no meaning in sums: a number for each metric of
+the newest model, gone with the run. All else has no more series with more runs. Must not: write anything or
 decide. Neighbours: `loop` reports passes, `measured` statuses, `cluster` and `watches` requests.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -16,9 +17,11 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from selfrewarding.api.conditions import ConditionType, get_condition
-from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunStatus, StageAttempts
+from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunStatus, StageAttempts
 from selfrewarding.cluster.protocol import ClusterError, RunKey
 
 SERVING = "Serving"
@@ -86,6 +89,8 @@ class Metrics:
             buckets=_QUICK,
             registry=registry,
         )
+        self._models = _NewestModels()
+        registry.register(self._models)
         self._leader = Gauge("srr_leader", "1 if this process holds the Lease.", registry=registry)
 
     def serve(self, port: int) -> Callable[[], None]:
@@ -119,15 +124,18 @@ class Metrics:
     def seen(self, run: SelfRewardingRun) -> None:
         """A run, as it was read."""
         self._phases[_key(run)] = phase_of(run.status)
+        self._models.note(_key(run), run.status)
 
     def forget(self, key: RunKey) -> None:
         """A run is gone."""
         self._phases.pop(key, None)
+        self._models.forget(key)
 
     def written(self, run: SelfRewardingRun, after: SelfRewardingRunStatus) -> None:
         """A status was written over the one that the run had."""
         before = run.status
         self._phases[_key(run)] = phase_of(after)
+        self._models.note(_key(run), after)
         for short, summary in after.results.items():
             if short not in before.results and summary.seconds is not None and short in before.attempts:
                 self._stage_seconds.labels(summary.stage, "Succeeded").observe(summary.seconds)
@@ -150,6 +158,34 @@ class Metrics:
 
     def _count(self, phase: str) -> Callable[[], float]:
         return lambda: float(sum(one == phase for one in list(self._phases.values())))
+
+
+class _NewestModels(Collector):
+    """The numbers of each run's newest model, as they stand in its status (`api.run.Metrics`)."""
+
+    def __init__(self) -> None:
+        self._newest: dict[RunKey, ModelStatus] = {}
+
+    def note(self, key: RunKey, status: SelfRewardingRunStatus) -> None:
+        """A run's status, as it is now."""
+        if status.models:
+            self._newest[key] = status.models[-1]
+
+    def forget(self, key: RunKey) -> None:
+        """A run is gone."""
+        self._newest.pop(key, None)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """A gauge for each metric that is known."""
+        family = GaugeMetricFamily(
+            "srr_model_metric",
+            "A measurement of a run's newest model; shares are between 0 and 1.",
+            labels=["namespace", "run", "model", "metric"],
+        )
+        for key, model in list(self._newest.items()):
+            for name, value in model.metrics.model_dump(by_alias=True, exclude_none=True).items():
+                family.add_metric([key.namespace, key.name, model.name, name], value)
+        yield family
 
 
 def phase_of(status: SelfRewardingRunStatus) -> str:

@@ -5,7 +5,8 @@ format      file
 ==========  =======================================================================================================
 Prompts     JSON lines `{"prompt": text}`, with `id` and `category` if wanted
 AlpacaEval  its evaluation set: a JSON list (or JSON lines) of `{"instruction": text, "dataset": text}`
-MtBench     its `question.jsonl`: `{"question_id", "category", "turns": [text, …]}`; every turn is answered
+MtBench     its `question.jsonl`: `{"question_id", "category", "turns": [text, …]}`; every turn is answered, at the
+            temperature of its category
 ==========  =======================================================================================================
 
 Further fields are allowed and left behind (reference answers are not for the models). Any defect is a
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from selfrewarding.api.algorithm import Temperature
 from selfrewarding.data.errors import DataError
 from selfrewarding.data.jsonl import Row
 from selfrewarding.data.rows import (
@@ -33,6 +35,21 @@ from selfrewarding.data.rows import (
 
 PromptFormat = Literal["Prompts", "AlpacaEval", "MtBench"]
 
+MT_BENCH_TEMPERATURES = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+    "arena-hard-200": 0.0,
+}
+"""What FastChat answers each category with (fastchat/llm_judge/common.py, `temperature_config`)."""
+MT_BENCH_TEMPERATURE = 0.7
+"""Of any other category (fastchat/llm_judge/gen_model_answer.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPrompt:
@@ -44,6 +61,7 @@ class EvaluationPrompt:
         turns: what the user says, turn by turn.
         category: of the prompt, or None.
         line: of the file.
+        temperature: that its benchmark answers it with; None: as the run's answers are.
         copy: number of equal prompts before it in its set (published sets hold a few).
     """
 
@@ -52,6 +70,7 @@ class EvaluationPrompt:
     turns: tuple[str, ...]
     category: str | None
     line: int
+    temperature: float | None = None
     copy: int = 0
 
     @property
@@ -68,7 +87,8 @@ class EvaluationPrompt:
     def as_row(self) -> dict[str, Any]:
         """The row as Prepare writes it."""
         row: dict[str, Any] = {"key": self.key, "set": self.set, "id": self.id, "turns": list(self.turns)}
-        return row | ({} if self.category is None else {"category": self.category})
+        further = {"category": self.category, "temperature": self.temperature}
+        return row | {name: value for name, value in further.items() if value is not None}
 
 
 class _PromptFields(Fields):
@@ -86,6 +106,7 @@ class _MtBenchFields(Fields):
     question_id: int | str
     category: str | None = None
     turns: list[str]
+    required_temperature: Temperature | None = None
 
 
 @dataclass(slots=True)
@@ -169,6 +190,8 @@ def _mt_bench(row: Row, reading: _Reading) -> EvaluationPrompt:
             remedy="Add it or drop the row.",
         )
     turns = tuple(require_text(row, f"turns[{index}]", turn) for index, turn in enumerate(fields.turns))
-    return EvaluationPrompt(
-        reading.set, reading.ids.claim(row, fields.question_id), turns, fields.category, row.line
-    )
+    temperature = fields.required_temperature
+    if temperature is None:
+        temperature = MT_BENCH_TEMPERATURES.get(fields.category or "", MT_BENCH_TEMPERATURE)
+    identifier = reading.ids.claim(row, fields.question_id)
+    return EvaluationPrompt(reading.set, identifier, turns, fields.category, row.line, temperature)

@@ -4,7 +4,8 @@ Purpose: win rate with its standard error and interval, win/tie/loss, length-con
 verdicts that a judge gave with the model's answer shown first and shown second (arXiv 2401.10020 section 3.2.1: both
 orders, disagreement is a tie; AlpacaEval's scale from 1 to 2).
 Must not: ask or parse; turn a missing verdict into one. A number that is not defined is null with its reason, never NaN.
-Neighbours: `comparison_prompt` reads verdicts, `win_rate` is the rate itself, `length_control` the regression.
+Neighbours: `comparison_prompt` reads verdicts, `win_rate` is the rate itself, `length_control` the regression, `bootstrap`
+the interval of a single ratio.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfrewarding.data import length_control
+from selfrewarding.data.bootstrap import ratio_interval
 from selfrewarding.data.comparison_prompt import Verdict
 from selfrewarding.data.win_rate import win_rate
 
@@ -34,7 +36,8 @@ CONVENTIONS = {
     "first_place": "percent of all verdicts other than ties that prefer the answer shown first; 50 without a bias",
     "identical": "two answers with the same text are a tie and are not asked about; they take no part in position_bias",
     "unjudged": "a prompt without a valid verdict in either of its orders has no preference and takes part in nothing else; "
-    "an invalid verdict is asked for again a few times and never counted as a tie",
+    "an invalid verdict is asked for again a few times and never counted as a tie; a prompt that left one of the models no "
+    "room for an answer is not asked about",
     "interval": "95 % percentile bootstrap over prompts, resamples in which the number is not defined left out",
 }
 
@@ -54,6 +57,7 @@ class Comparison:
         other_length: of the other's.
         identical: the two answers have the same text: a tie by itself.
         category: of the prompt, if it has one.
+        prompt: names the prompt where rows of several opponents are counted together; absent: each row is one.
     """
 
     key: str
@@ -63,6 +67,7 @@ class Comparison:
     other_length: int
     identical: bool = False
     category: str | None = None
+    prompt: str | None = None
 
     @property
     def preference(self) -> float | None:
@@ -136,14 +141,15 @@ def head_to_head(
         **bias["counts"],
         "resamples": resamples,
     }
-    result["by_category"] = _by_category(comparisons)
+    result["by_category"] = _by_category(comparisons, resamples, seed)
     result["undefined"] = undefined
     result["intervals"] = _intervals(comparisons, wins, regressor, resamples, seed)
     return result
 
 
-def position_bias(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """How the judge leans to a place, over any comparisons; in percent, null with the reason where undefined."""
+def position_bias(comparisons: Sequence[Comparison], *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
+    """How the judge leans to a place, over any comparisons; in percent, null with the reason where undefined. The interval
+    is over prompts: the comparisons of one prompt are drawn together."""
     twice = [one for one in comparisons if one.judged_twice]
     first = sum(one.shown_first == "A" for one in twice) + sum(one.shown_second == "A" for one in twice)
     second = sum(one.shown_first == "B" for one in twice) + sum(one.shown_second == "B" for one in twice)
@@ -162,19 +168,46 @@ def position_bias(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             "second_in_both_orders": same.count("second"),
         },
         "undefined": undefined,
+        "intervals": {"position_bias": _bias_interval(comparisons, resamples, seed)},
     }
 
 
-def _by_category(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _bias_interval(comparisons: Sequence[Comparison], resamples: int, seed: int) -> list[float] | None:
+    counted: dict[str, tuple[int, int]] = {}
+    for one in comparisons:
+        same, twice = counted.get(one.prompt or one.key, (0, 0))
+        counted[one.prompt or one.key] = same + (one.place is not None), twice + one.judged_twice
+    return ratio_interval(
+        [same for same, _ in counted.values()],
+        [twice for _, twice in counted.values()],
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _by_category(comparisons: Sequence[Comparison], resamples: int, seed: int) -> dict[str, Any]:
+    """Win rates alone, each with its interval: a category has few prompts."""
     grouped: dict[str, list[float | None]] = {}
     for one in comparisons:
         if one.category is not None:
             grouped.setdefault(one.category, []).append(one.preference)
-    kept = ("win_rate", "standard_error", "n", "wins", "ties", "losses", "unjudged")
+    kept = ("win_rate", "standard_error", "n", "wins", "ties", "losses", "unjudged", "undefined")
     return {
-        category: {name: value for name, value in win_rate(preferences).items() if name in kept}
+        category: {
+            **{name: value for name, value in win_rate(preferences).items() if name in kept},
+            "intervals": {"win_rate": _rate_interval(preferences, resamples, seed)},
+        }
         for category, preferences in sorted(grouped.items())
     }
+
+
+def _rate_interval(preferences: Sequence[float | None], resamples: int, seed: int) -> list[float] | None:
+    return ratio_interval(
+        [0.0 if preference is None else preference - 1 for preference in preferences],
+        [float(preference is not None) for preference in preferences],
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _intervals(

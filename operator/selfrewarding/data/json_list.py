@@ -6,6 +6,8 @@ Must not: read more than a bounded number of bytes. Neighbours: `jsonl` reads JS
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -24,19 +26,16 @@ def read_content(stream: BinaryIO, name: str) -> bytes:
     """A whole file, unpacked where it is gz; `name` is what errors call it. Raises DataError."""
     content = stream.read(MAX_FILE_BYTES + 1)
     if content[:2] == _GZIP_MAGIC:
-        unpacking = zlib.decompressobj(wbits=31)
         try:
-            content = unpacking.decompress(content, MAX_FILE_BYTES + 1)
-            defect = None if unpacking.eof or len(content) > MAX_FILE_BYTES else "it ends in the middle"
-        except zlib.error as error:
-            defect = str(error)
-        if defect is not None:
+            with gzip.open(io.BytesIO(content)) as unpacked:
+                content = unpacked.read(MAX_FILE_BYTES + 1)
+        except (EOFError, OSError, zlib.error) as error:
             raise DataError(
                 file=name,
-                found=f"a damaged gz file ({defect})",
+                found=f"a damaged gz file ({error})",
                 expected="a whole gz file",
                 remedy="Copy or download the file again; `gzip -t FILE` tells whether it is whole.",
-            )
+            ) from None
     if len(content) > MAX_FILE_BYTES:
         raise DataError(
             file=name,

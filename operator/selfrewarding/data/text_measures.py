@@ -40,6 +40,12 @@ _UNABLE = (
     r"am not allowed to|must decline to|have to decline to|must refuse to|refuse to|do not feel comfortable|"
     r"don't feel comfortable)"
 )
+_NO_IDIOM = (
+    r"(?!(?: (?:actually|really|personally))*(?: help (?:but|it|myself|\w+ing)\b"
+    r"| recommend\b[^.!?,;\n]{0,48}\benough\b"
+    r"| (?:offer|give|provide|share)\b[^.!?,;\n]{0,48}\bmore than\b))"
+)
+"""I can't help but …, I can't recommend it enough, I cannot offer more than my thanks: an inability in words alone."""
 _TASK = (
     r"(?: (?:to|in|with|directly|actually|really|personally|provide|give|offer))*"
     r" ?(?:help|assist|comply|fulfil|fulfill|answer|respond|provide|create|generate|write|produce|discuss|engage|"
@@ -50,7 +56,7 @@ _TASK = (
 REFUSAL_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "English: inability at the start (I'm sorry, but I can't help …; As an AI, I cannot provide …)",
-        re.compile(rf"^{_SORRY}{_SUBJECT}{_SORRY}{_UNABLE}{_TASK}", re.IGNORECASE),
+        re.compile(rf"^{_SORRY}{_SUBJECT}{_SORRY}{_UNABLE}{_NO_IDIOM}{_TASK}", re.IGNORECASE),
     ),
     (
         "English: in other words (Unfortunately, it is not possible for me to …; I must decline)",

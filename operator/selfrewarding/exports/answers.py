@@ -9,7 +9,8 @@ from typing import Any
 
 from selfrewarding.contract.artifacts import ANSWERS
 from selfrewarding.contract.program import ParentMissing
-from selfrewarding.contract.stages import TRAINING, StageKind
+from selfrewarding.contract.stages import StageKind
+from selfrewarding.store.models import makes_model
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import read_jsonl
 from selfrewarding.store.run_results import BASELINE, RunResults, Stored, model_name
@@ -60,7 +61,7 @@ def generator_name(results: RunResults, model: str) -> str:
 
 def trained_models(results: RunResults) -> dict[str, Stored]:
     """The models that the run has made, by name, in order."""
-    made = [one for one in results.stages if one.result.kind in TRAINING and results.counts(one.result)]
+    made = [one for one in results.stages if makes_model(one.result) and results.counts(one.result)]
     return {model_name(one.result): one for one in made}
 
 

@@ -1,7 +1,7 @@
 """Answers as FastChat's MT-Bench reads them (github.com/lm-sys/FastChat, fastchat/llm_judge).
 
 Purpose: `question.jsonl` and `model_answer/<model>.jsonl` below `data/<bench>/`, so that `gen_judgment.py --bench-name` goes on
-from there.
+from there. The temperatures are FastChat's by category where the set's format was MtBench (`data.evaluation_prompts`).
 Must not: import that package; invent a question's number.
 Neighbours: `answers` reads them.
 """

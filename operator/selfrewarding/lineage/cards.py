@@ -7,7 +7,6 @@ Neighbours: `srr_trainer.card` writes the folder's own; the Report stage puts th
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,37 +16,23 @@ from selfrewarding.api.run import ModelStatus
 from selfrewarding.contract.artifacts import METRICS
 from selfrewarding.contract.config import RunRef, Story
 from selfrewarding.contract.program import ParentMissing
+from selfrewarding.contract.redaction import without_user_info
 from selfrewarding.contract.result import StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import TRAINING, StageKind
-from selfrewarding.lineage.facts import ModelFacts, model_facts, section
+from selfrewarding.data.intervals import Interval, bounds, intervals_of, is_number, mapping
+from selfrewarding.lineage.facts import ModelFacts, model_of, prepare_of, section
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import read_file
-from selfrewarding.store.run_results import Stored
+from selfrewarding.store.run_results import RunResults, Stored
 
 _MADE_BY = {
     StageKind.TRAIN_BASELINE: "supervised fine-tuning on instructions (IFT) only",
     StageKind.SUPERVISED_FINE_TUNE: "supervised fine-tuning on instructions and evaluations (IFT and EFT)",
     StageKind.PREFERENCE_OPTIMIZE: "training on answers that the model before it judged (DPO, or the best of them alone)",
+    StageKind.SELECT: "training on answers that the model before it judged (DPO), and chosen by pairwise comparison among the "
+    "models that this training saved on its way",
 }
-_PERCENT = {
-    "pairwise_accuracy",
-    "five_best",
-    "exact_match",
-    "win_rate",
-    "length_controlled_win_rate",
-    "position_bias",
-}
-"""Numbers of metric files that are percent; cards show shares, as status does."""
-_IN_FILES = {
-    "pairwiseAccuracy": "pairwise_accuracy",
-    "fiveBest": "five_best",
-    "exactMatch": "exact_match",
-    "spearman": "spearman",
-    "kendallTau": "kendall_tau",
-}
-"""Metric → its name in Evaluate's file, where its interval stands."""
-_USER_INFO = re.compile(r"//[^/@\s\"']*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +41,7 @@ class _Number:
 
     name: str
     value: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     stage: str
 
 
@@ -68,11 +53,11 @@ def model_cards(
     `manifest` is the run's file as a person would apply it. A metrics file that cannot be read takes the intervals with it
     and nothing else.
     """
-    stored = [Stored(result, result_digest(result_bytes(result))) for result in results]
+    stored = RunResults(run, tuple(Stored(result, result_digest(result_bytes(result))) for result in results))
     known = {model.name: model for model in story.models}
     cards = {}
-    for one in stored:
-        facts = model_facts(one)
+    for one in stored.stages:
+        facts = model_of(stored, one)
         if facts is not None:
             lineage = _lineage(stored, one)
             lines = [
@@ -83,12 +68,12 @@ def model_cards(
                 *_stages(lineage),
                 *("", "## Manifest", "", "```yaml", manifest.rstrip("\n"), "```", ""),
             ]
-            cards[facts.name] = _USER_INFO.sub("//", "\n".join(lines))
+            cards[facts.name] = without_user_info("\n".join(lines))
     return cards
 
 
 def _header(trained: StageResult) -> list[str]:
-    dpo = trained.kind is StageKind.PREFERENCE_OPTIMIZE
+    dpo = trained.kind in {StageKind.PREFERENCE_OPTIMIZE, StageKind.SELECT}
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -109,6 +94,10 @@ def _identity(
         f"Made by {_MADE_BY[kind]}, iteration {facts.stage.iteration} of Self-Rewarding Language Models (arXiv 2401.10020).",
         "",
         f"- M0: {m0.get('origin') or m0.get('uri') or 'unknown'}",
+        *(
+            f"- fixed {role}: {one['uri']}{f' (digest `{digest}`)' if (digest := one.get('digest')) else ''}"
+            for role, one in (section(prepare, "fixedModels") if prepare else {}).items()
+        ),
         f"- run: `{run.uid}`, seed {story.spec.seed}, contract {facts.stage.contract}",
         f"- weights: `{facts.weights}` ({files})",
     ]
@@ -153,9 +142,10 @@ def _stages(lineage: Sequence[Stored]) -> list[str]:
     )
 
 
-def _lineage(stored: Sequence[Stored], trained: Stored) -> list[Stored]:
+def _lineage(results: RunResults, trained: Stored) -> list[Stored]:
     """The stages that the model depends on, itself included, in the order of the run."""
-    wanted = {trained.digest}
+    stored, prepare = results.stages, prepare_of(results, trained)
+    wanted = {one.digest for one in (trained, prepare) if one is not None}
     grown = True
     while grown:
         before = len(wanted)
@@ -166,69 +156,55 @@ def _lineage(stored: Sequence[Stored], trained: Stored) -> list[Stored]:
     return [one for one in stored if one.digest in wanted]
 
 
-def _numbers(store: ArtifactStore, stored: Sequence[Stored], trained: Stored) -> Iterator[_Number]:
+def _numbers(store: ArtifactStore, results: RunResults, trained: Stored) -> Iterator[_Number]:
     """Training's own numbers, those of the rows it learned from, and what was measured of the model afterwards."""
-    measured = [one for one in stored if _measures(one, trained, stored)]
-    own = [one for one in _lineage(stored, trained) if _is_own(one.result, trained.result)]
+    measured = [one for one in results.stages if _measures(one, trained, results)]
+    own = [one for one in _lineage(results, trained) if _is_own(one.result, trained.result)]
     for one in (*own, *measured):
         result = one.result
         document = _document(store, result)
         stage = f"{result.kind.value} {result.iteration}"
-        intervals = _mapping(document.get("intervals")) or section(result, "intervals")
+        intervals = intervals_of(result)
         for name, value in sorted(result.metrics.items()):
-            source = _IN_FILES.get(name, name)
-            yield _Number(name, value, _bounds(source, intervals.get(source)), stage)
-        for opponent, raw in _mapping(document.get("opponents")).items():
-            yield from _against(opponent, _mapping(raw), stage)
+            yield _Number(name, value, intervals.get(name), stage)
+        for opponent, raw in mapping(document.get("opponents")).items():
+            yield from _against(opponent, mapping(raw), stage)
 
 
 def _against(opponent: str, found: Mapping[str, Any], stage: str) -> Iterator[_Number]:
-    intervals = _mapping(found.get("intervals"))
+    intervals = mapping(found.get("intervals"))
     for name in ("win_rate", "length_controlled_win_rate"):
         value = found.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if is_number(value):
             label = f"{name.replace('_', ' ')} against {opponent}"
-            yield _Number(label, value / 100, _bounds(name, intervals.get(name)), stage)
+            yield _Number(label, value / 100, bounds(intervals.get(name), 100.0), stage)
 
 
 def _is_own(result: StageResult, trained: StageResult) -> bool:
     return result.iteration == trained.iteration and (
-        result.kind not in TRAINING or result.key == trained.key
+        result.kind not in TRAINING or result.key == trained.key or trained.kind is StageKind.SELECT
     )
 
 
-def _measures(one: Stored, trained: Stored, stored: Sequence[Stored]) -> bool:
+def _measures(one: Stored, trained: Stored, results: RunResults) -> bool:
     """Whether a stage measures this model: its Evaluate, and the Compare of that one's answers."""
     if one.result.kind is StageKind.EVALUATE:
         return one.result.parents.get("model") == trained.digest
     if one.result.kind is StageKind.COMPARE:
-        answers = one.result.parents.get("answers")
-        return any(other.digest == answers and _measures(other, trained, stored) for other in stored)
+        answers = results.parent(one.result, "answers")
+        return answers is not None and _measures(answers, trained, results)
     return False
 
 
 def _document(store: ArtifactStore, result: StageResult) -> Mapping[str, Any]:
     if METRICS in result.files:
         with suppress(ParentMissing, StoreError, ValueError):
-            return _mapping(json.loads(read_file(store, result, METRICS)))
+            return mapping(json.loads(read_file(store, result, METRICS)))
     return {}
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _bounds(source: str, value: object) -> tuple[float, float] | None:
-    match value:
-        case [int() | float() as low, int() | float() as high]:
-            scale = 100.0 if source in _PERCENT else 1.0
-            return low / scale, high / scale
-        case _:
-            return None
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return "–" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
+def _interval(found: Interval | None) -> str:
+    return "–" if found is None else f"{found[0]:.4g} to {found[1]:.4g}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

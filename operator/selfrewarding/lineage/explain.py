@@ -1,16 +1,17 @@
-"""The story of one preference pair, from the seed prompts of its prompt to the stage that trains on it.
+"""The story of one row: a preference pair, from the seed prompts of its prompt to the stage that trains on it; or another.
 
 Purpose: every text, seed, setting and digest that led to a pair, in one value; it reads the pair's own rows and no others
 (`store.row_index`), so a run with 100,000 pairs answers as quickly as one with ten.
 Must not: print; decide anything anew: which answer was chosen, and by what means, is read from the pair.
-Neighbours: `cli.explain` shows it; `store.run_results` finds the stages.
+Neighbours: `measured` knows the rows that measured models; `cli.explain` shows both; `store.run_results` finds the stages.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from selfrewarding.contract.artifacts import (
+    EVIDENCE,
     INSTRUCTIONS,
     PAIRS,
     PAIRS_INDEX,
@@ -21,7 +22,15 @@ from selfrewarding.contract.artifacts import (
     ROLLOUT_INDEX,
 )
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.lineage.facts import ModelFacts, StageFacts, model_facts, section, stage_facts
+from selfrewarding.lineage.facts import (
+    ModelFacts,
+    StageFacts,
+    model_of,
+    prepare_of,
+    section,
+    stage_facts,
+)
+from selfrewarding.lineage.measured import MeasuredStory, measured_rows
 from selfrewarding.lineage.rows import matching
 from selfrewarding.store.errors import NotFound
 from selfrewarding.store.protocol import ArtifactStore
@@ -29,12 +38,13 @@ from selfrewarding.store.row_index import find_rows
 from selfrewarding.store.run_results import RunResults, Stored
 
 Row = dict[str, Any]
+Found = TypeVar("Found")
 _ROLLOUT, _PROMPTS = (ROLLOUT, ROLLOUT_INDEX), (PROMPTS, PROMPTS_INDEX)
 """Files and their indices."""
 
 
 class UnknownPair(Exception):
-    """No pair and no prompt, or more than one, has this key; the text says what there is and what to do."""
+    """No row, or more than one, has this key; the text says what there is and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,8 @@ class PairStory:
     """Digests of the seed sets and of M0."""
     m0: Row = field(default_factory=dict)
     """M0: address and where it came from."""
+    fixed: dict[str, Row] = field(default_factory=dict)
+    """Models that the run does not train, by role (judge, writer, referee): uri, and digest where it lies in a store."""
     missing: list[str] = field(default_factory=list)
     """What is not in the store any more, in words."""
 
@@ -82,13 +94,22 @@ class PairStory:
         return asdict(self)
 
 
-def explain_pair(store: ArtifactStore, results: RunResults, wanted: str) -> PairStory:
-    """The story of the pair, or of the prompt, whose key is or begins with `wanted`. Raises UnknownPair, StoreError."""
+def explain_row(store: ArtifactStore, results: RunResults, wanted: str) -> PairStory | MeasuredStory:
+    """The story of the pair, the prompt or the row that measured models whose key is or begins with `wanted`: whatever
+    alarms and the report name. Raises UnknownPair, StoreError."""
     if not wanted:
         raise UnknownPair("no key was given: give a pair's key or the beginning of it")
     hit = _find_pair(store, results, wanted) or _find_prompt(store, results, wanted)
-    if hit is None:
+    if hit is not None:
+        return _pair_story(store, results, hit)
+    measured = {one.key: one for one in measured_rows(store, results, wanted)}
+    found = _one(results, wanted, measured, "held-out rows or comparisons")
+    if found is None:
         raise UnknownPair(_unknown(results, wanted))
+    return found
+
+
+def _pair_story(store: ArtifactStore, results: RunResults, hit: "_Hit") -> PairStory:
     missing: list[str] = []
     stages = [one for one in (hit.preferences, hit.rollout, hit.prompts) if one is not None]
     rollout = hit.rollout or _read_by(results, hit.preferences, "rollout", stages, missing)
@@ -115,6 +136,7 @@ def explain_pair(store: ArtifactStore, results: RunResults, wanted: str) -> Pair
         stages=[stage_facts(one) for one in _in_order(results, stages)],
         data=dict(prepare.result.data) if prepare else {},
         m0=section(prepare.result, "model") if prepare else {},
+        fixed=section(prepare.result, "fixedModels") if prepare else {},
         missing=missing,
     )
 
@@ -184,7 +206,7 @@ def _superseded_first(results: RunResults, kind: StageKind) -> list[Stored]:
     )
 
 
-def _one(results: RunResults, wanted: str, found: dict[str, _Hit], what: str) -> _Hit | None:
+def _one(results: RunResults, wanted: str, found: dict[str, Found], what: str) -> Found | None:
     if wanted in found:
         return found[wanted]
     if len(found) > 1:
@@ -200,8 +222,9 @@ def _unknown(results: RunResults, wanted: str) -> str:
     pairs = sum(one.result.counts.get("pairs", one.result.counts.get("positives", 0)) for one in made)
     return (
         f"{wanted}: no pair of {results.run.namespace}/{results.run.name} has this key; it has {pairs:,} pairs in "
-        f"{len(made)} iterations, and no prompt has it either. Keys stand in the field `key` of {PAIRS} and {PROMPTS}, in "
-        f"the report, and in the alarms; {len(wanted)} characters were looked for"
+        f"{len(made)} iterations, and no prompt, held-out row or comparison has it either. Keys stand in the field `key` of "
+        f"{PAIRS} and {PROMPTS}, in the report, and in {EVIDENCE} of the stage that an alarm names; {len(wanted)} characters "
+        "were looked for"
     )
 
 
@@ -213,7 +236,10 @@ def _trained(results: RunResults, hit: _Hit, stages: list[Stored]) -> ModelFacts
     if trained is None:
         return None
     stages.append(trained)
-    return model_facts(trained)
+    chosen = next(results.children(trained, StageKind.SELECT), None)
+    if chosen is not None:
+        stages.append(chosen)
+    return model_of(results, chosen or trained)
 
 
 def _read_by(
@@ -221,7 +247,7 @@ def _read_by(
 ) -> Stored | None:
     if child is None:
         return None
-    parent = results.parent(child.result, role)
+    parent = prepare_of(results, child) if role == "prepare" else results.parent(child.result, role)
     if parent is None:
         missing.append(f"the {role} result that {child.result.kind} {child.result.iteration} read is gone")
         return None
@@ -250,7 +276,7 @@ def _model(results: RunResults, child: Stored | None, stages: list[Stored]) -> M
     if parent is None:
         return None
     stages.append(parent)
-    return model_facts(parent)
+    return model_of(results, parent)
 
 
 def _shots(

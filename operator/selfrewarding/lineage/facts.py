@@ -9,8 +9,9 @@ from typing import Any
 from selfrewarding.contract.artifacts import MODEL
 from selfrewarding.contract.keys import SHORT, digest
 from selfrewarding.contract.result import StageResult
-from selfrewarding.contract.stages import TRAINING
-from selfrewarding.store.run_results import Stored, model_name
+from selfrewarding.contract.stages import StageKind
+from selfrewarding.store.models import chosen, makes_model
+from selfrewarding.store.run_results import RunResults, Stored, model_name
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -61,17 +62,33 @@ def stage_facts(one: Stored) -> StageFacts:
     )
 
 
-def model_facts(one: Stored) -> ModelFacts | None:
-    """The model of a training stage; None for any other stage."""
-    result = one.result
-    if result.kind not in TRAINING:
+def model_of(results: RunResults, one: Stored) -> ModelFacts | None:
+    """The model of a stage that makes one; None for any other stage, also for a training whose candidates others choose from.
+
+    Where the model was chosen among candidates and the training that wrote it is gone, its files are unknown.
+    """
+    result, trained = one.result, results.parent(one.result, "trained")
+    if not makes_model(result):
         return None
+    picked = chosen(result)
+    folder = picked.folder if picked is not None else MODEL
+    written = result if picked is None else trained.result if trained is not None else None
     files = {
         name: ref.sha256
-        for name, ref in sorted(result.files.items())
-        if name.startswith(f"{MODEL}/") and name.endswith(_WEIGHTS)
+        for name, ref in sorted(written.files.items() if written is not None else ())
+        if name.startswith(f"{folder}/") and name.endswith(_WEIGHTS)
     }
     return ModelFacts(model_name(result), stage_facts(one), digest(files)[:SHORT], files)
+
+
+def prepare_of(results: RunResults, one: Stored) -> Stored | None:
+    """The Prepare that a stage read. A stage that another run made, or this one before an edit of its spec, read a Prepare
+    that may be in no list of this run: a stage's key covers the digests of the sets that it reads and not Prepare's own key
+    (`plan.graph`), so one that counts now read the sets that the run's own Prepare has."""
+    read = results.parent(one.result, "prepare")
+    if read is None and results.counts(one.result):
+        return next(reversed(results.of(StageKind.PREPARE)), None)
+    return read
 
 
 def section(result: StageResult, name: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ Must not: print; plan: what follows from a changed set is read from what stages 
 Neighbours: `cli.trace` shows it; `explain` tells the way back from a pair.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from selfrewarding.api.evaluation import HELD_OUT_SET
 from selfrewarding.contract.artifacts import (
     EVALUATION_PROMPTS,
     EVALUATIONS,
@@ -22,7 +23,7 @@ from selfrewarding.contract.artifacts import (
     ROLLOUT,
 )
 from selfrewarding.contract.stages import TRAINING, StageKind
-from selfrewarding.lineage.facts import StageFacts, stage_facts
+from selfrewarding.lineage.facts import StageFacts, prepare_of, stage_facts
 from selfrewarding.lineage.rows import every, holding, matching
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.run_results import RunResults, Stored, model_name
@@ -42,12 +43,13 @@ READERS: dict[str, frozenset[StageKind]] = {
     "instructions": frozenset(
         {StageKind.TRAIN_BASELINE, StageKind.SUPERVISED_FINE_TUNE, StageKind.GENERATE_PROMPTS}
     ),
-    "ranked": frozenset({StageKind.BUILD_EVALUATIONS}),
-    "heldOut": frozenset({StageKind.EVALUATE}),
+    "ranked": frozenset({StageKind.BUILD_EVALUATIONS, StageKind.GENERATE_PROMPTS}),
+    "heldOut": frozenset({StageKind.GENERATE_PROMPTS, StageKind.ANSWER, StageKind.EVALUATE}),
     "evaluations": frozenset({StageKind.SUPERVISED_FINE_TUNE}),
-    "evaluationPrompts": frozenset({StageKind.GENERATE_PROMPTS, StageKind.EVALUATE}),
+    "evaluationPrompts": frozenset({StageKind.GENERATE_PROMPTS, StageKind.ANSWER, StageKind.EVALUATE}),
 }
-"""Kinds of stages whose keys cover a set (`plan.graph`): another digest of the set is another stage."""
+"""Kinds of stages whose keys cover a set (`plan.graph`): another digest of the set is another stage. GeneratePrompts reads
+all prompts, so that no new one comes close to them."""
 
 
 class UnknownRow(Exception):
@@ -84,7 +86,7 @@ class Trace:
     examples: list[Row]
     """EFT examples that the judge made of it (ranked rows): key, score."""
     read_by: list[StageFacts]
-    """Stages that read it as it is: to train on, to judge, to measure with."""
+    """Stages that read it as it is: to train on, to judge, to measure with, to keep new prompts away from."""
     trained: list[str]
     """Models that were trained on it or on what came from it, in the order of the run."""
     offspring: list[Offspring] = field(default_factory=list)
@@ -96,13 +98,18 @@ class Trace:
         return asdict(self)
 
 
-def trace_row(store: ArtifactStore, results: RunResults, reference: str) -> Trace:
-    """Trace the seed row whose key is or begins with `reference`, or whose id it is. Raises UnknownRow, StoreError."""
-    prepare, name, row = _find(store, results, reference)
+def trace_row(
+    store: ArtifactStore, results: RunResults, reference: str, *, among: Collection[str] = ()
+) -> Trace:
+    """Trace the seed row whose key is or begins with `reference`, or whose id it is, in one of the sets `among` (in any,
+    where none is given: ids are unique in one file alone). Raises UnknownRow, StoreError."""
+    prepare, name, row = _find(store, results, reference, among)
     key = str(row["key"])
     examples = _examples(store, results, key) if name == "ranked" else []
     offspring = _offspring(store, results, key) if name == "instructions" else []
-    read_by = [one for one in results.stages if results.counts(one.result) and _reads(one, name, prepare)]
+    read_by = [
+        one for one in results.stages if results.counts(one.result) and _reads(results, one, name, prepare)
+    ]
     return Trace(
         key=key,
         set=name,
@@ -123,17 +130,26 @@ def following(results: RunResults, prepare: Stored, name: str) -> list[Stored]:
         if not results.counts(one.result):
             continue
         from_found = any(digest in found for role, digest in one.result.parents.items() if role != "prepare")
-        if _reads(one, name, prepare) or from_found:
+        if _reads(results, one, name, prepare) or from_found:
             found[one.digest] = one
     return list(found.values())
 
 
-def _reads(one: Stored, name: str, prepare: Stored) -> bool:
-    """Whether a stage reads a set of this Prepare. Own EFT rows stand in for those that a judge makes."""
-    return one.result.kind in READERS[name] and one.result.parents.get("prepare") == prepare.digest
+def _reads(results: RunResults, one: Stored, name: str, prepare: Stored) -> bool:
+    """Whether a stage reads a set that this Prepare has, whichever Prepare wrote it for the stage. Own EFT rows stand in for
+    those that a judge makes."""
+    result = one.result
+    if result.kind is StageKind.ANSWER and (name == "heldOut") != (result.report.get("set") == HELD_OUT_SET):
+        return False  # candidates are compared on one set
+    if result.kind not in READERS[name]:
+        return False
+    read = prepare_of(results, one)
+    return read is not None and read.result.data.get(name) == prepare.result.data.get(name)
 
 
-def _find(store: ArtifactStore, results: RunResults, reference: str) -> tuple[Stored, str, Row]:
+def _find(
+    store: ArtifactStore, results: RunResults, reference: str, among: Collection[str]
+) -> tuple[Stored, str, Row]:
     if not reference:
         raise UnknownRow(
             "no seed row was given: give a row's key or the beginning of it, its id, or FILE:LINE"
@@ -146,6 +162,8 @@ def _find(store: ArtifactStore, results: RunResults, reference: str) -> tuple[St
     prepare = prepares[-1]
     found: dict[str, tuple[str, Row]] = {}
     for name, file in SETS.items():
+        if among and name not in among:
+            continue
         for row in holding(store, prepare, file, reference):
             key = str(row["key"])
             if key == reference or str(row.get("id")) == reference:

@@ -8,7 +8,7 @@ from selfrewarding.api.run import ModelStatus
 from selfrewarding.local.errors import LocalError
 from selfrewarding.local.run_record import load_record, run_of, save_record
 from selfrewarding.local.state import StateFolder
-from selfrewarding.plan.approval import held_model
+from selfrewarding.plan.approval import approval_of, held_model
 
 
 def approve_local(state: StateFolder, iteration: int | None) -> ModelStatus:
@@ -25,5 +25,5 @@ def approve_local(state: StateFolder, iteration: int | None) -> ModelStatus:
         run = run_of(record)
         given = {} if record.approved is None else {labels.APPROVE: str(record.approved)}
         held = held_model(run.status, run.metadata.annotations | given, iteration)
-        save_record(state, record.model_copy(update={"approved": held.iteration}))
+        save_record(state, record.model_copy(update={"approved": approval_of(held)}))
     return held

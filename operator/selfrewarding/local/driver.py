@@ -31,6 +31,7 @@ from selfrewarding.local.usage import UsageMeter
 from selfrewarding.plan.actions import Event
 from selfrewarding.plan.observed import Observed, Phase
 from selfrewarding.plan.retries import FailureClass, forgiven
+from selfrewarding.plan.view import View
 from selfrewarding.report.index import write_index
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.protocol import ArtifactStore
@@ -282,7 +283,7 @@ class _Loop:
             self._stalled_since = None
         else:
             self._stalled_since = self._stalled_since or now
-        stalled = _needs_a_hand(run, STORE_FAILURES if self._asked.real_s3 else 1) or (
+        stalled = needs_a_hand(run, STORE_FAILURES if self._asked.real_s3 else 1) or (
             self._stalled_since is not None and (now - self._stalled_since).total_seconds() >= STALLED_SECONDS
         )
         if self._first_iteration is None:
@@ -338,14 +339,21 @@ class _Loop:
             await asyncio.to_thread(write_index, self._store, document)
 
 
-def _needs_a_hand(run: SelfRewardingRun, failures: int) -> bool:
-    """Whether the store has failed so often in a row, or people's data is refused: an operator tries on until that is
-    mended; here somebody sits before the machine and can mend it."""
-    return any(
-        one.infrastructure >= (failures if one.failure == FailureClass.STORE_UNAVAILABLE else 1)
-        for one in run.status.attempts.values()
+def needs_a_hand(run: SelfRewardingRun, failures: int) -> bool:
+    """Whether the store has failed what the run is at so often in a row, or people's data is refused: an operator tries on
+    until that is mended; here somebody sits before the machine and can mend it. A report is not what a run is at."""
+    failed = {
+        unit
+        for unit, one in run.status.attempts.items()
         if one.failure in _MENDED_OUTSIDE
+        and one.infrastructure >= (failures if one.failure == FailureClass.STORE_UNAVAILABLE else 1)
+    }
+    if not failed:
+        return False
+    view = View(
+        run=run, spec=effective_spec(run), observed=Observed(), now=datetime.now(UTC), status=run.status
     )
+    return not failed.isdisjoint({*(stage.short for stage in view.active), *view.wanted_holders})
 
 
 def _is_stalled(run: SelfRewardingRun) -> bool:

@@ -101,6 +101,12 @@ def tell(outcome: Outcome, console: "Console", command: str) -> None:
         console.print(results_report.stages_table(costs, outcome.usage.peak_bytes))
     _say(console, f"{clock(outcome.seconds)} in this start; peak memory of all processes "
                   f"{outcome.usage.peak_bytes / 2**30:.2f} GiB.")  # fmt: skip
+    for alarm in outcome.run.status.alarms:
+        _say(
+            console,
+            f"Alarm {alarm.name} (M{alarm.iteration}, {alarm.action}): {alarm.message}",
+            "bold yellow",
+        )
     models = [(model, model_folder(outcome.store, model)) for model in outcome.run.status.models]
     for model, folder in models:
         gate = f" ({model.gate})" if model.gate else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.data.intervals import Interval, intervals_of
 from selfrewarding.local.run_results import Finished
 
 if TYPE_CHECKING:
@@ -65,8 +66,13 @@ class IterationRow:
     unpaired: dict[str, int] = field(default_factory=dict)
     pairwise_accuracy: float | None = None
     held_out_pairs: int | None = None
+    win_rate: float | None = None
+    """Against the model before."""
+    win_interval: Interval | None = None
     loss: float | None = None
     reward_margin: float | None = None
+    chosen: str | None = None
+    """Which of its training's candidates it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +124,30 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
     from rich.table import Table
 
     table = Table(title="What each iteration made", title_justify="left", pad_edge=False)
-    for name in ("Model", "Prompts", "Answers", "Judgements", "Pairs", "Judge accuracy", "Loss", "Margin"):
+    compared = any(row.win_rate is not None for row in rows)
+    wins = ["Win rate"] if compared else []
+    for name in (
+        "Model",
+        "Prompts",
+        "Answers",
+        "Judgements",
+        "Pairs",
+        "Judge accuracy",
+        *wins,
+        "Loss",
+        "Margin",
+    ):
         table.add_column(name, justify="left" if name == "Model" else "right", overflow="fold")
     for row in rows:
         table.add_row(
-            f"M{row.iteration}",
+            f"M{row.iteration}" + (f"\nchosen: {row.chosen}" if row.chosen else ""),
             _prompts(row),
             _number(row.answers),
             _judgements(row),
             _number(row.pairs)
             + _reasons("without", {**({"ties": row.ties} if row.ties else {}), **row.unpaired}),
             _accuracy(row),
+            *([_wins(row)] if compared else []),
             "–" if row.loss is None else f"{row.loss:.4f}",
             "–" if row.reward_margin is None else f"{row.reward_margin:+.4f}",
         )
@@ -176,8 +195,12 @@ def _take(row: IterationRow, kind: StageKind, result: StageResult) -> None:
             row.unpaired = _named(counts, _UNPAIRED)
         case StageKind.SUPERVISED_FINE_TUNE | StageKind.PREFERENCE_OPTIMIZE:
             row.loss, row.reward_margin = metrics.get("loss"), metrics.get("rewardMargin")
+        case StageKind.SELECT:
+            row.chosen = str(result.report.get("chosen") or "") or None
         case StageKind.EVALUATE:
             row.pairwise_accuracy, row.held_out_pairs = metrics.get("pairwiseAccuracy"), counts.get("pairs")
+        case StageKind.COMPARE:
+            row.win_rate, row.win_interval = metrics.get("winRate"), intervals_of(result).get("winRate")
         case _:
             pass
 
@@ -216,6 +239,13 @@ def _accuracy(row: IterationRow) -> str:
         return "–"
     among = f"\nof {row.held_out_pairs} held-out pairs" if row.held_out_pairs is not None else ""
     return f"{row.pairwise_accuracy:.1%}{among}"
+
+
+def _wins(row: IterationRow) -> str:
+    if row.win_rate is None:
+        return "–"
+    interval = row.win_interval
+    return f"{row.win_rate:.1%}" + (f"\n{interval[0]:.1%} to {interval[1]:.1%}" if interval else "")
 
 
 def _bytes(value: int | None) -> str:

@@ -18,6 +18,7 @@ from selfrewarding.api.run import RawObject, SelfRewardingRun, SelfRewardingRunS
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.local.errors import LocalError
 from selfrewarding.local.state import StateFolder, read_json, write_json
+from selfrewarding.plan.approval import newest_approval
 
 
 class RunRecord(BaseModel):
@@ -30,8 +31,9 @@ class RunRecord(BaseModel):
     created: datetime
     object: RawObject
     """The custom resource: metadata with uid, generation and resourceVersion, spec as written, status."""
-    approved: int | None = None
-    """The iteration that a person has approved by `srr approve`; an annotation in the file goes before it."""
+    approved: str | int | None = None
+    """The model that a person has approved by `srr approve` (the annotation's value); an older annotation in the file does
+    not undo it."""
 
 
 def open_record(state: StateFolder, raw: RawObject, namespace: str, now: datetime) -> RunRecord:
@@ -65,8 +67,9 @@ def open_record(state: StateFolder, raw: RawObject, namespace: str, now: datetim
         identity["generation"] = old["generation"] + 1 if changed else old["generation"]
         identity["resourceVersion"] = str(int(old["resourceVersion"]) + 1)
         if found.approved is not None:
-            approval = {labels.APPROVE: str(found.approved)}
-            kept["annotations"] = approval | (metadata.get("annotations") or {})
+            annotations = metadata.get("annotations") or {}
+            approval = newest_approval([str(found.approved), str(annotations.get(labels.APPROVE, ""))])
+            kept["annotations"] = annotations | {labels.APPROVE: approval}
         document = found.object | {"metadata": identity | kept, "spec": raw["spec"]}
         record = found.model_copy(update={"object": document})
     save_record(state, record)

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunSpec
-from selfrewarding.contract.artifacts import MODEL, stage_prefix
+from selfrewarding.api.conditions import ConditionType, get_condition
+from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunSpec, SelfRewardingRunStatus
+from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.config import RunRef
+from selfrewarding.contract.program import ParentMissing
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.graph import Stage
 from selfrewarding.plan.observed import Observed
+from selfrewarding.plan.stage import Stage
 from selfrewarding.plan.view import View
 from selfrewarding.report import index
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.folder import FolderStore
+from selfrewarding.store.models import MadeModel, model_files
 from selfrewarding.store.protocol import ArtifactStore
 from selfrewarding.store.results import find_result
 
@@ -54,16 +57,21 @@ def finished_stages(store: ArtifactStore, run: SelfRewardingRun, stages: list[St
 
 def model_folder(store: ArtifactStore, model: ModelStatus) -> str | None:
     """Where a model's Hugging Face folder is: a path for a folder store, else a URI; None if its result is gone."""
-    kind, key = model.uri.rstrip("/").rsplit("/", 2)[-2:]
-    try:
-        result = find_result(store, StageKind(kind), key)
-    except (StoreError, ValueError):
+    made = made_model(store, model)
+    if made is None:
         return None
-    config = f"{MODEL}/config.json"
-    if result is None or config not in result.files:
-        return None
-    inside = f"{stage_prefix(result.kind, key)}/{result.files[config].path}".removesuffix("/config.json")
+    config = made.result.files[f"{made.folder}/config.json"].path
+    inside = f"{stage_prefix(made.result.kind, made.result.key)}/{config}".removesuffix("/config.json")
     return str(store.root / inside) if isinstance(store, FolderStore) else f"{store.uri}/{inside}"
+
+
+def made_model(store: ArtifactStore, model: ModelStatus) -> MadeModel | None:
+    """A model's files; None if the result of a stage that made it is gone or cannot be read."""
+    kind, key = model.uri.rstrip("/").rsplit("/", 2)[-2:]
+    with contextlib.suppress(StoreError, ParentMissing, ValueError):
+        result = find_result(store, StageKind(kind), key)
+        return model_files(store, result) if result is not None else None
+    return None
 
 
 def run_index(
@@ -91,5 +99,11 @@ def run_index(
         ],
         models=status.models,
         alarms=status.alarms,
+        uncalibrated=_uncalibrated(status),
         about={"generation": metadata.generation, "pinned": pinned},
     )
+
+
+def _uncalibrated(status: SelfRewardingRunStatus) -> str | None:
+    failed = get_condition(status.conditions, ConditionType.FAILED)
+    return failed.message if failed is not None and failed.reason == "JudgeNotCalibrated" else None

@@ -13,8 +13,8 @@ from selfrewarding.api.run import SelfRewardingRun, SelfRewardingRunSpec
 from selfrewarding.contract.progress import ProgressLine, summed
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.local.pod import PodRecord
-from selfrewarding.plan.graph import Stage
 from selfrewarding.plan.observed import Observed, Phase, Pod
+from selfrewarding.plan.stage import Stage
 from selfrewarding.plan.view import View
 
 StageState = Literal["done", "running", "starting", "waiting"]

@@ -20,7 +20,7 @@ from selfrewarding.manifests.names import (
 )
 from selfrewarding.manifests.retirement import retirement_job
 from selfrewarding.manifests.training import training_objects
-from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.stage import Holder, Stage
 
 __all__ = [
     "Images",

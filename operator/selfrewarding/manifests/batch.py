@@ -1,5 +1,5 @@
 """Data stages as Jobs: Prepare, Resolve, BuildEvaluations, GeneratePrompts, Rollout (an Indexed Job where it has
-several shards), BuildPreferences, Evaluate, Compare, Report.
+several shards), BuildPreferences, Answer, Select, Evaluate, Compare, Report.
 
 Retries are the planner's, so a pod fails its Job at once; a pod that is being replaced has left first
 (`podReplacementPolicy: Failed`). `suspend` is Kueue's and never rendered.
@@ -8,7 +8,12 @@ Retries are the planner's, so a pod fails its Job at once; a pod that is being r
 from selfrewarding.api.algorithm import EndpointSpec
 from selfrewarding.api.run import RawObject
 from selfrewarding.contract import environment
-from selfrewarding.contract.config import CompareParameters, GeneratePromptsParameters, PrepareParameters
+from selfrewarding.contract.config import (
+    CompareParameters,
+    GeneratePromptsParameters,
+    PrepareParameters,
+    SelectParameters,
+)
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests.config import stage_config
 from selfrewarding.manifests.context import RunContext
@@ -35,7 +40,7 @@ from selfrewarding.manifests.pod import (
 from selfrewarding.manifests.quantities import GIB
 from selfrewarding.manifests.sizes import Disk
 from selfrewarding.manifests.storage import store_access
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.stage import Stage
 
 CONTAINER = "sampler"
 COMMAND = ("python", "-m", "srr_sampler")
@@ -130,7 +135,9 @@ def _servers(context: RunContext, stage: Stage) -> Env:
     match stage.parameters:
         case GeneratePromptsParameters(prompt_generation=prompts) if prompts.writer.endpoint is not None:
             env += _endpoint(prompts.writer.endpoint, "writer", environment.WRITER_API_KEY)
-        case CompareParameters(head_to_head=compared) if compared.judge.endpoint is not None:
+        case CompareParameters(head_to_head=compared) | SelectParameters(head_to_head=compared) if (
+            compared.judge.endpoint is not None
+        ):
             env += _endpoint(compared.judge.endpoint, "referee", environment.REFEREE_API_KEY)
         case _:
             pass

@@ -5,20 +5,21 @@ Makes no Kubernetes object. Neighbours: `batch` and `training` mount a StageConf
 
 from typing import Literal, cast
 
-from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.config import (
     Execution,
     ModelRef,
+    ReportParameters,
     ServeConfig,
     ServedModel,
     StageConfig,
     StageRef,
     Story,
 )
+from selfrewarding.contract.redaction import as_told
 from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.manifests.errors import MissingResult
-from selfrewarding.plan.graph import Holder, Model, Stage
+from selfrewarding.plan.stage import Holder, Model, Stage
 
 MAX_NUM_SEQS = {"Cuda": 256, "Cpu": 32}
 """Sequences that a server decodes at once where the pool does not say: said to the server and to its clients alike, so
@@ -61,10 +62,12 @@ def _story(context: RunContext, report: Stage) -> Story:
         for role, stage in report.parents.items()
         if (summary := context.results.get(stage.short)) and summary.handover_seconds is not None
     }
+    parameters = report.parameters
     return Story(
-        spec=_as_told(context.spec),
+        spec=as_told(context.spec),
         models=list(context.models),
         alarms=list(context.alarms),
+        uncalibrated=parameters.uncalibrated if isinstance(parameters, ReportParameters) else None,
         gpus={
             role: gpus
             for role, stage in report.parents.items()
@@ -72,24 +75,6 @@ def _story(context: RunContext, report: Stage) -> Story:
         },
         handover_seconds=handover,
         tracking=context.spec.tracking,
-    )
-
-
-def _as_told(spec: SelfRewardingRunSpec) -> SelfRewardingRunSpec:
-    """The spec without pod templates: they may hold what only the cluster should know, and make no number."""
-    bare = {"pod_template": None}
-    pools = {
-        "judge": spec.serving.judge,
-        "prompt_writer": spec.serving.prompt_writer,
-        "referee": spec.serving.referee,
-    }
-    own = {name: pool.model_copy(update=bare) if pool else None for name, pool in pools.items()}
-    return spec.model_copy(
-        update={
-            "serving": spec.serving.model_copy(update=bare | own),
-            "training": spec.training.model_copy(update=bare),
-            "sampler": spec.sampler.model_copy(update=bare),
-        }
     )
 
 
@@ -125,7 +110,7 @@ def served_name(holder: Holder) -> str:
 def _model(context: RunContext, model: Model, reader: Stage | Holder) -> ModelRef:
     if model.stage is None:
         return ModelRef(name=model.name, uri=model.uri)
-    return ModelRef(name=model.name, stage=_reference(context, model.stage, reader))
+    return ModelRef(name=model.name, stage=_reference(context, model.stage, reader), folder=model.folder)
 
 
 def _reference(context: RunContext, stage: Stage, reader: Stage | Holder) -> StageRef:

@@ -39,7 +39,7 @@ from selfrewarding.manifests.quantities import GIB, parse_quantity
 from selfrewarding.manifests.server_arguments import server_arguments
 from selfrewarding.manifests.sizes import Disk
 from selfrewarding.manifests.storage import store_access, streamer_env
-from selfrewarding.plan.graph import Holder
+from selfrewarding.plan.stage import Holder
 
 CONTAINER = "vllm"
 COMMAND = ("python3", "-m", "vllm.entrypoints.openai.api_server")

@@ -10,7 +10,7 @@ import re
 
 from selfrewarding.contract.stages import SLUGS
 from selfrewarding.manifests.context import RunContext
-from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.stage import Holder, Stage
 
 MAX_NAME = 51
 """Worker 1023 of the largest PyTorchJob (1,024 nodes) adds 12 characters."""

@@ -13,7 +13,7 @@ from selfrewarding.api.run import RawObject
 from selfrewarding.contract.keys import artifact_label, short
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.manifests.names import run_label
-from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.stage import Holder, Stage
 
 CONFIG_FILE = "config.json"
 QUEUE = "kueue.x-k8s.io/queue-name"

@@ -11,7 +11,7 @@ from selfrewarding.manifests import sizes
 from selfrewarding.manifests.config import served_model
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.manifests.errors import InvalidOption
-from selfrewarding.plan.graph import Holder
+from selfrewarding.plan.stage import Holder
 
 SHUTDOWN_SECONDS = 10
 """Time for answers under way after SIGTERM, well below the pod's grace period; what is cut off is asked for again."""

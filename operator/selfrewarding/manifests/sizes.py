@@ -12,7 +12,7 @@ from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests.context import RunContext
 from selfrewarding.manifests.quantities import GIB, parse_quantity
 from selfrewarding.plan import estimates
-from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.stage import Holder, Stage
 
 DEFAULT_KV_CACHE = GIB
 """Key-value cache of a server on CPU, in bytes, where the pool does not say."""

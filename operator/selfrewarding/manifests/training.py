@@ -36,7 +36,7 @@ from selfrewarding.manifests.pod import (
 )
 from selfrewarding.manifests.quantities import parse_quantity
 from selfrewarding.manifests.storage import StoreAccess, store_access
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.stage import Stage
 
 CONTAINER = "pytorch"
 """The training operator's webhook asks for a container of this name."""

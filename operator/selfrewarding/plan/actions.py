@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfrewarding.api.run import SelfRewardingRunStatus
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import ChildKind
+from selfrewarding.plan.stage import Holder, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ once. Those of iterations that have passed their gate are history: they stay as 
 rows is trained.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic.alias_generators import to_camel
 
 from selfrewarding.api.evaluation import Alarm, AlarmsSpec
-from selfrewarding.api.run import AlarmStatus, Metrics
+from selfrewarding.api.run import AlarmStatus, Metrics, SelfRewardingRunSpec
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.stage import Iteration, measures_another
 from selfrewarding.plan.view import View
@@ -175,6 +175,7 @@ def _sounding(rule: AlarmRule, alarm: Alarm, measured: Round) -> AlarmStatus | N
             return AlarmStatus(
                 name=rule.field,
                 iteration=measured.number,
+                stage=stage,
                 action=action,
                 value=float(f"{value:.6g}"),
                 threshold=threshold,
@@ -206,13 +207,32 @@ def _told(rule: AlarmRule, value: float) -> str:
     return f"{100 * value:.3g} %" if rule.metric in _SHARES else f"{value:.3g}"
 
 
+_ADVICE = " ("
+"""Stands in a message between what was measured and what follows from it."""
+
+
 def _message(rule: AlarmRule, action: str, stage: str, value: float, threshold: float) -> str:
     side = "at most" if rule.direction == "above" else "at least"
     going_on = f" To go on all the same, set alarms.{rule.field}.action to Warn." if action == "Stop" else ""
     return (
-        f"{stage}: {rule.text.format(value=_told(rule, value))} (alarms.{rule.field}.threshold: {side} {threshold:g}). Try "
-        f"{rule.remedy}.{going_on} The rows that show it: `srr report`, or the stage's evidence.json."
+        f"{stage}: {rule.text.format(value=_told(rule, value))}{_ADVICE}alarms.{rule.field}.threshold: {side} "
+        f"{threshold:g}). Try {rule.remedy}.{going_on} The rows that show it: `srr report` names them, `srr explain KEY` tells "
+        "their story."
     )
+
+
+def said_once(alarms: Sequence[AlarmStatus]) -> list[AlarmStatus]:
+    """The alarms of a run, in order: what to try stands with the newest of each name, the others keep what was measured.
+
+    All may sound in every round, and status must stay small.
+    """
+    newest = {alarm.name: alarm.iteration for alarm in alarms}
+    return [
+        alarm
+        if alarm.iteration == newest[alarm.name]
+        else alarm.model_copy(update={"message": alarm.message.partition(_ADVICE)[0]})
+        for alarm in alarms
+    ]
 
 
 # ---------------------------------------------------------------------- in a pass
@@ -232,12 +252,23 @@ def record_alarms(view: View) -> View:
         found = (
             standing
             if _is_past(view, iteration, standing)
-            else sounding(view.spec.alarms, _round(view, iteration))
+            else sounding(_watched(view.spec), _round(view, iteration))
         )
         alarms += found
         if any(one.action == "Stop" for one in found):
             break  # what the store has of later iterations is not looked at: the run has ended here
+    alarms = said_once(alarms)
     return view if alarms == view.status.alarms else view.having(alarms=alarms)
+
+
+def _watched(spec: SelfRewardingRunSpec) -> AlarmsSpec:
+    """The run's alarms. A judge of comparisons that is not the model itself rewards nothing: where it leans to a place, its
+    numbers are worth less, and the run is none the worse for it."""
+    compared, bias = spec.evaluation.head_to_head, spec.alarms.position_bias
+    itself = compared is None or (compared.judge.model_uri is None and compared.judge.endpoint is None)
+    if itself or bias.action is not None:
+        return spec.alarms
+    return spec.alarms.model_copy(update={"position_bias": bias.model_copy(update={"action": "Warn"})})
 
 
 def _is_past(view: View, iteration: Iteration, standing: list[AlarmStatus]) -> bool:

@@ -1,9 +1,9 @@
 """Which model a person lets go on when a gate holds (`srr approve`), and why there is none.
 
-Pure. Neighbours: `gate` holds and reads the approval; the command line asks here before it writes one.
+Pure. Neighbours: `models` reads the approval for the gate; the command line asks here before it writes one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from selfrewarding.api import labels
 from selfrewarding.api.conditions import ConditionType, get_condition
@@ -40,11 +40,31 @@ def held_model(
             f"The gate holds {held.name} (iteration {held.iteration}), not the model of iteration {iteration}: "
             f"{held.gate_message or ''}".rstrip(": ")
         )
-    if annotations.get(labels.APPROVE) == str(held.iteration):
+    if approves(annotations, held):
         raise NothingHeld(
             f"{held.name} is approved already; the run goes on as soon as the approval is seen."
         )
     return held
+
+
+def approval_of(model: ModelStatus) -> str:
+    """The value of the annotation that approves this very model, and no other that an edit makes in its place."""
+    return f"{model.iteration}/{model.digest}"
+
+
+def approves(annotations: Mapping[str, str], model: ModelStatus) -> bool:
+    """Whether a person has approved a model: as it is, or its iteration whatever is made in it (a number alone)."""
+    return annotations.get(labels.APPROVE) in (str(model.iteration), approval_of(model))
+
+
+def newest_approval(approvals: Iterable[str]) -> str:
+    """The one that reaches furthest: of the later iteration, then a number alone, then the first."""
+    return max(approvals, key=_reach)
+
+
+def _reach(approval: str) -> tuple[int, bool]:
+    number, _, digest = approval.partition("/")
+    return (int(number) if number.isdecimal() else 0, not digest)
 
 
 def _why_nothing(status: SelfRewardingRunStatus) -> str:

@@ -105,7 +105,8 @@ def finished(view: View) -> Verdict | None:
     told = f" {last.name}: {last.gate_message}" if last is not None and last.gate_message else ""
     return Verdict(
         mode=Mode.CLEAR, state=State.SUCCEEDED, reason="AllIterationsDone",
-        message=f"The run made {promoted[-1].name if promoted else 'no model'}; `srr models` tells where it is.{told}",
+        message=f"The run made {promoted[-1].name if promoted else 'no model'}; `srr models` (in a cluster with --store) tells "
+        f"where it is.{told}",
     )  # fmt: skip
 
 

@@ -13,20 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfrewarding.api.algorithm import LoraSpec, OptimisationSpec
-from selfrewarding.api.evaluation import HELD_OUT_SET, AnswersSpec, EvaluationSpec
+from selfrewarding.api.evaluation import HELD_OUT_SET, AnswersSpec, EvaluationSpec, HeadToHeadSpec
 from selfrewarding.api.execution import TrainingSpec
 from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.config import (
+    AnswerParameters,
     BuildEvaluationsParameters,
     CompareParameters,
     EvaluateParameters,
     GeneratePromptsParameters,
     PreferenceOptimizeParameters,
     RolloutParameters,
+    SelectParameters,
     SftParameters,
 )
 from selfrewarding.contract.stages import TRAINING, StageKind
-from selfrewarding.plan.graph import Graph, Holder, Stage
+from selfrewarding.plan.stage import Graph, Holder, Stage
 
 GIB = 2**30
 _ANSWERS_PER_RANKED_PROMPT = 4
@@ -111,9 +113,13 @@ def generated_tokens(stage: Stage, counts: Mapping[str, int]) -> int:
                 judged
                 + _evaluation_prompts(evaluation, counts) * (evaluation.answers or AnswersSpec()).max_tokens
             )
+        case AnswerParameters(evaluation=evaluation):
+            return _compared_prompts(evaluation, counts) * (evaluation.answers or AnswersSpec()).max_tokens
+        case SelectParameters(head_to_head=compared, folders=folders):
+            return (len(folders) - 1) * _verdicts(compared, counts) * compared.max_tokens
         case CompareParameters(head_to_head=compared):
             opponents = len(stage.parents.keys() & {"previous", "initial", "baseline"})
-            return 2 * opponents * compared.prompts * compared.max_tokens  # both orders
+            return opponents * _verdicts(compared, counts) * compared.max_tokens
         case _:
             return 0
 
@@ -308,6 +314,21 @@ def _evaluation_prompts(evaluation: EvaluationSpec, counts: Mapping[str, int]) -
     compared = evaluation.head_to_head
     held_out = compared.prompts if compared is not None and compared.set == HELD_OUT_SET else 0
     return counts.get("evaluationTurns", 0) + min(held_out, counts.get("heldOut", held_out))
+
+
+def _verdicts(compared: HeadToHeadSpec, counts: Mapping[str, int]) -> int:
+    """Judgements that comparing two models takes, both orders of each prompt; none of them ours where an endpoint judges."""
+    if compared.judge.endpoint is not None:
+        return 0
+    there = counts.get("heldOut" if compared.set == HELD_OUT_SET else "evaluationPrompts", compared.prompts)
+    return 2 * min(compared.prompts, there)
+
+
+def _compared_prompts(evaluation: EvaluationSpec, counts: Mapping[str, int]) -> int:
+    """Turns that a candidate answers: of the prompts that it is compared on, all turns of a set counted at most."""
+    compared = evaluation.head_to_head or HeadToHeadSpec()
+    there = counts.get("heldOut" if compared.set == HELD_OUT_SET else "evaluationTurns", compared.prompts)
+    return min(compared.prompts, there) if compared.set == HELD_OUT_SET else there
 
 
 def _answers(counts: Mapping[str, int], name: str) -> int:

@@ -19,7 +19,6 @@ from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.alarms import record_alarms
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.models import record_models
 from selfrewarding.plan.observed import Child, Observed, Phase, Pod
 from selfrewarding.plan.retries import (
@@ -33,6 +32,7 @@ from selfrewarding.plan.retries import (
     of_server,
     started_again,
 )
+from selfrewarding.plan.stage import Holder, Stage
 from selfrewarding.plan.times import moment_of, stamp
 from selfrewarding.plan.verdict import Mode
 from selfrewarding.plan.view import JOB_KINDS, View, holds_accelerators, unit_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfrewarding.api.evaluation import GateRule, GateSpec
-from selfrewarding.api.measured import ROUND_METRICS
+from selfrewarding.api.measured import HEAD_TO_HEAD_METRICS, ROUND_METRICS
 from selfrewarding.api.run import Metrics
 
 Outcome = Literal["Promoted", "Held", "Stopped", "RolledBack"]
@@ -37,8 +37,12 @@ class Measured:
     """Roll-backs in earlier iterations."""
     approved: bool
     """A person has approved this iteration."""
+    compared: bool = True
+    """The model is compared with another one."""
     base: str | None = None
     """Name of the model that this one was made from, if the run made it."""
+    last: bool = False
+    """No iteration comes after this one: the run ends, whatever the gate says."""
 
 
 def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
@@ -46,8 +50,10 @@ def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
     if measured.approved:
         return GateDecision(outcome="Promoted", message="Approved by a person.")
     for rule in gate.rules:
-        if measured.iteration == 1 and rule.metric in ROUND_METRICS:
-            continue  # M1 comes before the first round: there is nothing to check yet
+        if measured.iteration == 1 and (
+            rule.metric in ROUND_METRICS or (rule.metric in HEAD_TO_HEAD_METRICS and not measured.compared)
+        ):
+            continue  # M1 comes before the first round, and may have no baseline to beat: there is nothing to check yet
         why = broken(rule, measured)
         if why is not None:
             return why if isinstance(why, GateDecision) else _carry_out(rule, why, gate, measured)
@@ -69,12 +75,16 @@ def broken(rule: GateRule, measured: Measured) -> GateDecision | str | None:
         return f'"{rule.metric}" of {measured.name} is {value:.4g}, below the minimum of {rule.minimum:.4g}'
     if rule.maximum is not None and value > rule.maximum:
         return f'"{rule.metric}" of {measured.name} is {value:.4g}, above the maximum of {rule.maximum:.4g}'
-    if rule.max_drop is None or measured.previous is None:
+    before = _metric(measured.previous, rule.metric) if measured.previous is not None else None
+    if before is None:
         return None
-    before = _metric(measured.previous, rule.metric)
-    if before is not None and before - value > rule.max_drop:
-        fall = f"fell from {before:.4g} to {value:.4g}, by more than {rule.max_drop:.4g}"
-        return f'"{rule.metric}" of {measured.name} {fall}'
+    for how, change, most in (
+        ("fell", before - value, rule.max_drop),
+        ("rose", value - before, rule.max_rise),
+    ):
+        if most is not None and change > most:
+            by = f"{how} from {before:.4g} to {value:.4g}, by more than {most:.4g}"
+            return f'"{rule.metric}" of {measured.name} {by}'
     return None
 
 
@@ -90,15 +100,20 @@ def _carry_out(rule: GateRule, why: str, gate: GateSpec, measured: Measured) -> 
             message=f"{why}. The run has rolled back {measured.roll_backs} times, and gate.maxRollBacks is "
             f"{gate.max_roll_backs}: it ends with the models so far.",
         )
+    base = measured.base or "the model before it"
     ending = {
         "Hold": f". Change the spec, or {_how_to_approve(measured)}",
         "Stop": ". The run ends with the models so far.",
-        "RollBack": f". The next iteration goes on from {measured.base or 'the model before it'} again.",
+        "RollBack": f". The run ends with {base}."
+        if measured.last
+        else f". The next iteration goes on from {base} again.",
     }[rule.action]
     return GateDecision(outcome=_OUTCOMES[rule.action], message=f"{why}{ending}")
 
 
 def _how_to_approve(measured: Measured) -> str:
+    if measured.last:
+        return f"look at {measured.name} before you use it. Nothing is built upon it: the run ends."
     return f'set the annotation selfrewarding.dev/approve to "{measured.iteration}" (`srr approve`) to go on.'
 
 

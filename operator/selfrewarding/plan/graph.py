@@ -2,42 +2,36 @@
 
 Purpose: `build_graph` gives every stage its key, its parents, its models and the serving pools that it asks.
 Must not: know whether a stage has run, or what runs in a cluster.
-Neighbours: `stage` has the types; `decide` walks the graph; `manifests` makes objects of its stages; `srr plan` shows
-it.
+Neighbours: `stage` has the types; `measuring` the stages that measure models; `aside` those that no other reads; `decide`
+walks the graph; `manifests` makes objects of its stages; `srr plan` shows it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from selfrewarding.api.algorithm import DpoSpec
+from selfrewarding.api.evaluation import Opponent
 from selfrewarding.api.run import SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import (
     BuildEvaluationsParameters,
     BuildPreferencesParameters,
-    CompareParameters,
-    EvaluateParameters,
     GeneratePromptsParameters,
-    Parameters,
     PreferenceOptimizeParameters,
     PrepareParameters,
-    ReportParameters,
-    ResolveParameters,
     RolloutParameters,
     SftParameters,
 )
 from selfrewarding.contract.keys import digest, stage_key
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan import lengths
-from selfrewarding.plan.key_views import as_answered, as_asked, as_compared, as_in_keys
-from selfrewarding.plan.stage import Graph, Holder, Iteration, Model, Stage
-
-__all__ = ["GateOutcome", "Graph", "Holder", "Iteration", "Model", "Stage", "build_graph", "fixed_model", "model_name",
-           "outline", "report_stage", "resolve_stage"]  # fmt: skip
+from selfrewarding.plan.key_views import as_asked, as_in_keys
+from selfrewarding.plan.measuring import Measuring
+from selfrewarding.plan.pools import Pools, fixed_model
+from selfrewarding.plan.stage import Graph, Holder, Iteration, Stage
+from selfrewarding.plan.stage_maker import StageMaker
 
 GateOutcome = Literal["Promoted", "RolledBack"]
 """What a gate decided for good; a gate that holds or stops decides again when the spec changes."""
-
-_FROM_HUB = "hf://"
 
 
 def build_graph(
@@ -75,67 +69,6 @@ def outline(spec: SelfRewardingRunSpec, *, contract: int) -> Graph:
     return build_graph(spec, run_uid="outline", contract=contract, prepare=summary)
 
 
-def resolve_stage(stages: Sequence[Stage], *, spec: SelfRewardingRunSpec, contract: int) -> Stage:
-    """The Resolve that asks the store for these stages (at most 64). No parents: it must work whatever is gone."""
-    parameters = ResolveParameters(stages=[(stage.kind, stage.key) for stage in stages])
-    key = stage_key(
-        kind=StageKind.RESOLVE,
-        iteration=0,
-        contract=contract,
-        seed=spec.seed,
-        parameters=parameters,
-        data={},
-        parents={},
-        roll_backs=0,
-    )
-    return Stage(kind=StageKind.RESOLVE, iteration=0, key=key, parameters=parameters)
-
-
-def report_stage(
-    graph: Graph,
-    finished: Sequence[Stage],
-    *,
-    run_uid: str,
-    decided: str,
-    spec: SelfRewardingRunSpec,
-    contract: int,
-) -> Stage:
-    """The Report of a run whose stages `finished` are done. It computes nothing that others read: it is in no graph.
-
-    Its roles are `<kind>-<iteration>`; the baseline's Evaluate, the only second one of an iteration, is `Evaluate-0`.
-    """
-    parameters = ReportParameters(run_uid=run_uid, decided=decided)
-    parents = {f"{stage.kind}-{_iteration_in_report(stage)}": stage for stage in finished}
-    key = stage_key(
-        kind=StageKind.REPORT,
-        iteration=finished[-1].iteration,
-        contract=contract,
-        seed=spec.seed,
-        parameters=parameters,
-        data={},
-        parents={role: stage.key for role, stage in parents.items()},
-        roll_backs=0,
-    )
-    return Stage(
-        kind=StageKind.REPORT,
-        iteration=finished[-1].iteration,
-        key=key,
-        parameters=parameters,
-        parents={"prepare": graph.prepare, **parents},
-    )
-
-
-def _iteration_in_report(stage: Stage) -> int:
-    measured = stage.parents.get("model")
-    of_baseline = measured is not None and measured.kind is StageKind.TRAIN_BASELINE
-    return 0 if stage.kind is StageKind.EVALUATE and of_baseline else stage.iteration
-
-
-def fixed_model(name: str, uri: str) -> Model:
-    """A model that the run does not make."""
-    return Model(name=name, key=digest({"uri": uri}), uri=uri)
-
-
 def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -> Stage:
     compared = spec.evaluation.head_to_head
     parameters = PrepareParameters(
@@ -147,8 +80,10 @@ def _prepare_stage(spec: SelfRewardingRunSpec, *, run_uid: str, contract: int) -
         judge=as_asked(spec.judge),
         dpo=spec.dpo,
         prompt_sets=spec.evaluation.prompts,
+        answer_tokens=lengths.earlier_answer(spec),
         referee_uri=compared.judge.model_uri if compared is not None else None,
         max_model_len=spec.serving.max_model_len,
+        planned_len=lengths.policy(spec, None) if spec.evaluation.prompts else None,
         run_uid=run_uid,
     )
     key = stage_key(
@@ -177,13 +112,11 @@ class _Builder:
     ) -> None:
         self._spec = spec
         self._prepare = prepare
-        self._data = summary.data
-        self._positions = summary.counts.get("maxPositions")
-        self._contract = contract
         self._gates = gates
-        self._roll_backs = 0
+        self._maker = StageMaker(spec=spec, contract=contract, prepare=prepare, data=summary.data)
+        self._pools = Pools(spec, prepare, summary.counts.get("maxPositions"))
+        self._measuring = Measuring(spec, self._maker, self._pools)
         self._baseline: Stage | None = None
-        self._evaluates: dict[str, Stage] = {}
 
     def graph(self) -> Graph:
         """All iterations."""
@@ -198,12 +131,17 @@ class _Builder:
             else:
                 stages = self._later_iteration(number, base, initial)
                 trained, before = stages[-1], base
-            measured = self._measure(number, trained, before, initial)
+            opponents: dict[Opponent, Stage | None] = {
+                "Previous": before,
+                "M1": initial,
+                "Baseline": self._baseline,
+            }
+            measured = self._measuring.measure(number, trained, opponents)
             iterations.append(
                 Iteration(number=number, stages=(*stages, *measured), trained=trained, base=before)
             )
             if self._gates.get(trained.key) == "RolledBack":
-                self._roll_backs += 1
+                self._maker.roll_backs += 1
             else:
                 base = trained
         return Graph(prepare=self._prepare, iterations=tuple(iterations))
@@ -215,36 +153,35 @@ class _Builder:
         if self._spec.judge.model_uri is not None:
             evaluations = self._build_evaluations(None)
             return [evaluations, self._fine_tune(evaluations)]
-        baseline = self._baseline = self._stage(
+        baseline = self._baseline = self._maker.make(
             StageKind.TRAIN_BASELINE,
             1,
             SftParameters(
                 kind="TrainBaseline", sft=self._spec.sft, chat_template=self._spec.model.chat_template
             ),
             data=("instructions", "model"),
-            models={"base": self._m0()},
+            models={"base": self._pools.m0()},
             gpus=self._training_gpus(),
         )
         evaluations = self._build_evaluations(baseline)
-        compared = self._spec.evaluation.head_to_head
-        measured = []
-        if compared is not None and "Baseline" in compared.against and self._has_prompts:
+        compared, measured = self._measuring.compared, []
+        if compared is not None and "Baseline" in compared.against:
             # While its server is up: the next stage trains on.
-            measured = [self._evaluate(1, baseline)]
+            measured = [self._measuring.evaluate(1, baseline)]
         return [baseline, evaluations, *measured, self._fine_tune(evaluations)]
 
     def _later_iteration(self, number: int, base: Stage, initial: Stage) -> list[Stage]:
         """M_t: prompts, answers, judgements and pairs by M_(t-1), then DPO from it."""
         prompts = self._generate_prompts(number, base)
-        rollout = self._stage(
+        rollout = self._maker.make(
             StageKind.ROLLOUT,
             number,
             RolloutParameters(responses=self._spec.responses, judge=as_asked(self._spec.judge)),
             parents={"model": base, "prompts": prompts},
-            holders={"policy": self._policy(base)} | self._judge_holder(),
+            holders={"policy": self._pools.policy(base)} | self._pools.judge(),
             shards=self._spec.sampler.parallelism,
         )
-        preferences = self._stage(
+        preferences = self._maker.make(
             StageKind.BUILD_PREFERENCES,
             number,
             BuildPreferencesParameters(
@@ -255,23 +192,24 @@ class _Builder:
             ),
             parents={"rollout": rollout},
         )
-        return [prompts, rollout, preferences, self._optimize(number, base, initial, preferences)]
+        optimize = self._optimize(number, base, initial, preferences)
+        return [prompts, rollout, preferences, optimize, *self._measuring.select(number, optimize)]
 
     def _build_evaluations(self, baseline: Stage | None) -> Stage:
         parents = {} if baseline is None else {"model": baseline}
-        policy = {} if baseline is None else {"policy": self._policy(baseline)}
-        return self._stage(
+        policy = {} if baseline is None else {"policy": self._pools.policy(baseline)}
+        return self._maker.make(
             StageKind.BUILD_EVALUATIONS,
             1,
             BuildEvaluationsParameters(evaluations=self._spec.evaluations, judge=as_asked(self._spec.judge)),
             data=("ranked",),
             parents=parents,
-            holders=policy or self._judge_holder(),
+            holders=policy or self._pools.judge(),
         )
 
     def _fine_tune(self, evaluations: Stage) -> Stage:
         own = evaluations is self._prepare
-        return self._stage(
+        return self._maker.make(
             StageKind.SUPERVISED_FINE_TUNE,
             1,
             SftParameters(
@@ -279,7 +217,7 @@ class _Builder:
             ),
             data=("instructions", "model", *(["evaluations"] if own else [])),
             parents={"evaluations": evaluations},
-            models={"base": self._m0()},
+            models={"base": self._pools.m0()},
             gpus=self._training_gpus(),
         )
 
@@ -289,21 +227,16 @@ class _Builder:
         parents: dict[str, Stage] = {}
         holders: dict[str, Holder] = {}
         if writer.model_uri is not None:
-            pool = self._spec.serving.prompt_writer or self._spec.serving
-            holders["writer"] = Holder(
-                pool="writer",
-                model=fixed_model("PromptWriter", writer.model_uri),
-                spec=pool,
-                max_model_len=lengths.writer(self._spec, pool),
-            )
+            holders["writer"] = self._pools.writer(writer.model_uri)
         elif writer.endpoint is None:
             parents["model"] = base
-            holders["policy"] = self._policy(base)
-        return self._stage(
+            holders["policy"] = self._pools.policy(base)
+        return self._maker.make(
             StageKind.GENERATE_PROMPTS,
             number,
             GeneratePromptsParameters(prompt_generation=self._spec.prompt_generation),
-            data=("instructions", *(["evaluationPrompts"] if self._spec.evaluation.prompts else [])),
+            # Examples are drawn from the instructions; no new prompt may come close to the others.
+            data=("instructions", "ranked", "heldOut", *self._measuring.prompt_sets),
             parents=parents,
             holders=holders,
         )
@@ -311,23 +244,23 @@ class _Builder:
     def _optimize(self, number: int, base: Stage, initial: Stage, preferences: Stage) -> Stage:
         positive_only = self._spec.preferences.rule == "PositiveOnly"
         parents = {"model": base, "preferences": preferences}
-        models = {"base": self._made(base)}
+        models = {"base": self._pools.made(base)}
         reference = self._spec.dpo.reference
         if positive_only:
             pass  # supervised: nothing to be held to
         elif reference == "Previous":
-            models["reference"] = self._made(base)
+            models["reference"] = self._pools.made(base)
         elif reference == "Initial":
             parents["initial"] = initial
-            models["reference"] = self._made(initial)
+            models["reference"] = self._pools.made(initial)
         else:
             models["reference"] = fixed_model("Reference", reference)
-        return self._stage(
+        return self._maker.make(
             StageKind.PREFERENCE_OPTIMIZE,
             number,
             PreferenceOptimizeParameters(
                 # Settings that are not read must not change the key: no DPO is done on positive examples alone.
-                dpo=DpoSpec() if positive_only else self._spec.dpo,
+                dpo=DpoSpec() if positive_only else self._measuring.dpo,
                 positive_only=positive_only,
                 sft=self._spec.sft if positive_only else None,
                 chat_template=self._spec.model.chat_template,
@@ -337,153 +270,6 @@ class _Builder:
             gpus=self._training_gpus(),
         )
 
-    @property
-    def _has_prompts(self) -> bool:
-        """Whether there is anything that a model could be measured on."""
-        return bool(self._data.get("heldOut") or self._spec.evaluation.prompts)
-
-    def _measure(self, number: int, trained: Stage, before: Stage | None, initial: Stage) -> list[Stage]:
-        if not self._has_prompts:
-            return []
-        evaluate = self._evaluate(number, trained)
-        return [evaluate, *self._compare(number, trained, before, initial, evaluate)]
-
-    def _evaluate(self, number: int, trained: Stage) -> Stage:
-        """The judge's metrics, and answers to the evaluation prompts; a dedicated judge answers nothing itself."""
-        evaluation = self._spec.evaluation
-        answers = bool(evaluation.prompts or evaluation.head_to_head)
-        judge = self._judge_holder() if self._data.get("heldOut") else {}
-        policy = {"policy": self._policy(trained)} if answers or not judge else {}
-        self._evaluates[trained.key] = self._stage(
-            StageKind.EVALUATE,
-            number,
-            EvaluateParameters(judge=as_asked(self._spec.judge), evaluation=as_answered(evaluation)),
-            data=("heldOut", *(["evaluationPrompts"] if evaluation.prompts else [])),
-            parents={"model": trained},
-            holders=judge | policy,
-        )
-        return self._evaluates[trained.key]
-
-    def _compare(
-        self, number: int, trained: Stage, before: Stage | None, initial: Stage, evaluate: Stage
-    ) -> list[Stage]:
-        """The model against earlier ones, each of them once."""
-        compared = self._spec.evaluation.head_to_head
-        if compared is None:
-            return []
-        opponents = {"Previous": before, "M1": initial, "Baseline": self._baseline}
-        roles = {"Previous": "previous", "M1": "initial", "Baseline": "baseline"}
-        parents: dict[str, Stage] = {}
-        for name, role in roles.items():
-            opponent = opponents[name]
-            if name not in compared.against or opponent is None or opponent is trained:
-                continue
-            answers = self._evaluates[opponent.key]
-            if answers not in parents.values():
-                parents[role] = answers
-        if not parents:
-            return []
-        judge = compared.judge
-        holders: dict[str, Holder] = {}
-        if judge.model_uri is not None:
-            holders["referee"] = self._referee(judge.model_uri)
-        elif judge.endpoint is None:
-            holders["policy"] = self._policy(trained)
-        return [
-            self._stage(
-                StageKind.COMPARE,
-                number,
-                CompareParameters(
-                    head_to_head=as_compared(compared), bootstrap=self._spec.evaluation.bootstrap
-                ),
-                parents={"answers": evaluate, **parents},
-                holders=holders,
-            )
-        ]
-
-    def _referee(self, uri: str) -> Holder:
-        """The fixed judge of comparisons: the dedicated judge's own pool where it is the same model."""
-        if uri == self._spec.judge.model_uri:
-            return self._judge_holder()["judge"]
-        pool = self._spec.serving.referee or self._spec.serving
-        return Holder(
-            pool="referee",
-            model=fixed_model("Referee", uri),
-            spec=pool,
-            max_model_len=lengths.referee(self._spec, pool),
-        )
-
-    def _stage(
-        self,
-        kind: StageKind,
-        iteration: int,
-        parameters: Parameters,
-        *,
-        data: tuple[str, ...] = (),
-        parents: Mapping[str, Stage] | None = None,
-        models: Mapping[str, Model] | None = None,
-        holders: Mapping[str, Holder] | None = None,
-        shards: int = 1,
-        gpus: int = 0,
-    ) -> Stage:
-        """A stage with its key. Prepare, a parent of all, stands in keys by its digests: its own key names the run."""
-        parents = parents or {}
-        key = stage_key(
-            kind=kind,
-            iteration=iteration,
-            contract=self._contract,
-            seed=self._spec.seed,
-            parameters=as_in_keys(parameters),
-            data={name: self._data.get(name, "") for name in data},
-            parents={role: stage.key for role, stage in parents.items() if stage is not self._prepare},
-            roll_backs=self._roll_backs,
-        )
-        return Stage(
-            kind=kind,
-            iteration=iteration,
-            key=key,
-            parameters=parameters,
-            parents={"prepare": self._prepare, **parents},
-            models=models or {},
-            holders=holders or {},
-            shards=shards,
-            gpus=gpus,
-        )
-
-    def _m0(self) -> Model:
-        model = fixed_model("M0", self._spec.model.uri)
-        if self._spec.model.uri.startswith(_FROM_HUB):
-            return Model(name=model.name, key=model.key, stage=self._prepare)
-        return model
-
-    def _made(self, stage: Stage) -> Model:
-        return Model(name=model_name(stage), key=stage.key, stage=stage)
-
-    def _policy(self, stage: Stage) -> Holder:
-        return Holder(
-            pool="policy",
-            model=self._made(stage),
-            spec=self._spec.serving,
-            max_model_len=lengths.policy(self._spec, self._positions),
-        )
-
-    def _judge_holder(self) -> dict[str, Holder]:
-        if self._spec.judge.model_uri is None:
-            return {}
-        pool = self._spec.serving.judge or self._spec.serving
-        holder = Holder(
-            pool="judge",
-            model=fixed_model("Judge", self._spec.judge.model_uri),
-            spec=pool,
-            max_model_len=lengths.judge(self._spec, pool),
-        )
-        return {"judge": holder}
-
     def _training_gpus(self) -> int:
         training = self._spec.training
         return training.nodes * training.gpus_per_node if training.device == "Cuda" else 0
-
-
-def model_name(stage: Stage) -> str:
-    """The name of the model that a training stage makes: Baseline, M1, M2, …"""
-    return "Baseline" if stage.kind is StageKind.TRAIN_BASELINE else f"M{stage.iteration}"

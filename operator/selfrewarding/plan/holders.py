@@ -4,8 +4,8 @@ Must not: start or delete; `starts` does, from what stands here (survival rules 
 Neighbours: `checks` tells people what these functions find.
 """
 
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.observed import Child, Pod
+from selfrewarding.plan.stage import Holder, Stage
 from selfrewarding.plan.view import View, holds_accelerators, unit_of
 
 SHARED_BY_ATTEMPTS = frozenset({"Service", "NetworkPolicy"})

@@ -31,7 +31,7 @@ def policy(spec: SelfRewardingRunSpec, max_positions: int | None) -> int:
     needs = [_answering(spec)]
     compared = spec.evaluation.head_to_head
     if compared is not None or spec.evaluation.prompts:
-        needs.append(_long_prompt(spec) + CHAT_TEMPLATE + _evaluated(spec))
+        needs.append(_conversing(spec))
     if compared is not None and compared.judge.model_uri is None and compared.judge.endpoint is None:
         needs.append(_comparing(spec))
     if spec.judge.model_uri is None:
@@ -60,9 +60,21 @@ def referee(spec: SelfRewardingRunSpec, pool: ServingPoolSpec) -> int:
     return pool.max_model_len or _rounded(_comparing(spec))
 
 
+def earlier_answer(spec: SelfRewardingRunSpec) -> int | None:
+    """The longest answer that a later turn of an evaluation prompt stands behind; None where all have one turn."""
+    several = any(one.turns > 1 for one in spec.evaluation.prompts or ())
+    return _evaluated(spec) if several else None
+
+
 def _evaluated(spec: SelfRewardingRunSpec) -> int:
     """An answer to an evaluation prompt at its longest."""
     return (spec.evaluation.answers or AnswersSpec()).max_tokens
+
+
+def _conversing(spec: SelfRewardingRunSpec) -> int:
+    """An evaluation prompt with its answer; a second turn stands behind the first and its answer."""
+    turns = max((one.turns for one in spec.evaluation.prompts or ()), default=1)
+    return turns * (_long_prompt(spec) + CHAT_TEMPLATE + _evaluated(spec))
 
 
 def _long_prompt(spec: SelfRewardingRunSpec) -> int:
@@ -71,10 +83,13 @@ def _long_prompt(spec: SelfRewardingRunSpec) -> int:
 
 
 def _comparing(spec: SelfRewardingRunSpec) -> int:
-    """Template, prompt, two answers and the judgement."""
+    """Template, every turn's prompt and two answers, and the judgement."""
     compared = spec.evaluation.head_to_head
-    judgement = compared.max_tokens if compared is not None else 0
-    return BUILT_IN_JUDGE_TEMPLATE + CHAT_TEMPLATE + _long_prompt(spec) + 2 * _evaluated(spec) + judgement
+    if compared is None:
+        return 0
+    turns = next((one.turns for one in spec.evaluation.prompts or () if one.name == compared.set), 1)
+    talks = turns * (_long_prompt(spec) + 2 * _evaluated(spec))
+    return BUILT_IN_JUDGE_TEMPLATE + CHAT_TEMPLATE + talks + compared.max_tokens
 
 
 def _prompt(spec: SelfRewardingRunSpec) -> int:

@@ -13,7 +13,7 @@ from selfrewarding.api.execution import PodTemplate, ResourcesSpec
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests.quantities import parse_quantity
 from selfrewarding.plan.estimates import least_serving_memory, least_training_memory, readable
-from selfrewarding.plan.graph import Stage
+from selfrewarding.plan.stage import Stage
 from selfrewarding.plan.units import title
 from selfrewarding.plan.verdict import Mode, State, Verdict
 from selfrewarding.plan.view import View

@@ -4,12 +4,12 @@ Must not: start or stop anything. Neighbours: `gate` decides; `facts` calls this
 of later iterations follows from the decisions.
 """
 
-from selfrewarding.api import labels
 from selfrewarding.api.run import Metrics, ModelStatus
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.plan.approval import approves
 from selfrewarding.plan.gate import Measured, pass_gate
-from selfrewarding.plan.graph import Iteration, Stage, model_name
-from selfrewarding.plan.stage import measures_another
+from selfrewarding.plan.pools import model_name
+from selfrewarding.plan.stage import Iteration, Stage, measures_another
 from selfrewarding.plan.view import View
 
 _METRICS = {field.alias or name for name, field in Metrics.model_fields.items()}
@@ -92,7 +92,9 @@ def _through_gate(
             previous=previous,
             roll_backs=roll_backs,
             base=model_name(iteration.base) if iteration.base else None,
-            approved=view.run.metadata.annotations.get(labels.APPROVE) == str(iteration.number),
+            last=iteration.number == len(view.graph.iterations),
+            approved=approves(view.run.metadata.annotations, model),
+            compared=any(stage.kind is StageKind.COMPARE for stage in iteration.stages),
         ),
     )
     return model.model_copy(update={"gate": decision.outcome, "gate_message": decision.message})

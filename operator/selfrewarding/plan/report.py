@@ -15,8 +15,8 @@ from selfrewarding.contract.progress import summed
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.accounting import gpu_fields, handover_fields
 from selfrewarding.plan.actions import Event
-from selfrewarding.plan.graph import Holder, Stage
 from selfrewarding.plan.retries import FailureClass
+from selfrewarding.plan.stage import Holder, Stage
 from selfrewarding.plan.times import seconds_since, stamp
 from selfrewarding.plan.units import title
 from selfrewarding.plan.verdict import State, Verdict

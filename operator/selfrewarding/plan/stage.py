@@ -17,12 +17,15 @@ class Model:
     """A model by name: one that the run makes (`stage`), or a fixed one (`uri`)."""
 
     name: str
-    """M0, Baseline, M1, …, Judge, PromptWriter, Reference."""
+    """M0, Baseline, M1, …, Judge, PromptWriter, Reference; M2.1 is the first candidate for M2."""
     key: str
-    """Key of the training stage that makes it, or digest of the address of a fixed one; 64 hex digits."""
+    """Key of the stage that makes it, digest of that and the folder of a candidate, or digest of the address of a fixed
+    one; 64 hex digits."""
     uri: str | None = None
     stage: "Stage | None" = field(default=None, compare=False, repr=False)
     """The stage whose result holds it; for an M0 from a hub this is Prepare, which keeps a copy."""
+    folder: str | None = None
+    """A candidate's folder among the files of its training; None: the stage's model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class Stage:
     """64 hex digits."""
     parameters: Parameters = field(compare=False, repr=False)
     parents: Mapping[str, "Stage"] = field(default_factory=dict, compare=False, repr=False)
-    """Stages that it reads, by role: prepare, evaluations, model, prompts, rollout, preferences, initial."""
+    """Stages that it reads, by role: prepare, evaluations, model, prompts, rollout, preferences, initial, trained,
+    candidate-1, …"""
     models: Mapping[str, Model] = field(default_factory=dict, compare=False, repr=False)
     """Models that it reads from the store, by role: base, reference."""
     holders: Mapping[str, Holder] = field(default_factory=dict, compare=False, repr=False)
@@ -91,7 +95,7 @@ class Iteration:
     number: int
     stages: tuple[Stage, ...]
     trained: Stage
-    """The stage that makes M_number."""
+    """The stage that makes M_number: the training, or the choice among its candidates."""
     base: Stage | None
     """The stage that made the model which this iteration started from; None for the first."""
 

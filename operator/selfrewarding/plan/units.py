@@ -3,8 +3,8 @@
 Must not: judge any of it. Neighbours: `checks`, `pod_checks` and `report` ask here.
 """
 
-from selfrewarding.plan.graph import Stage
 from selfrewarding.plan.observed import Pod
+from selfrewarding.plan.stage import Stage
 from selfrewarding.plan.view import View, unit_of
 
 

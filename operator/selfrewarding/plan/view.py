@@ -22,18 +22,12 @@ from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.keys import artifact_label, digest
 from selfrewarding.contract.stages import TRAINING, StageKind
+from selfrewarding.plan.aside import report_stage, resolve_stage
 from selfrewarding.plan.calibration import NO_HELD_OUT, why_not_calibrated
-from selfrewarding.plan.graph import (
-    GateOutcome,
-    Graph,
-    Holder,
-    Iteration,
-    Stage,
-    build_graph,
-    report_stage,
-    resolve_stage,
-)
+from selfrewarding.plan.graph import GateOutcome, build_graph
 from selfrewarding.plan.observed import Child, Observed, Phase, Pod, Rival
+from selfrewarding.plan.retries import FailureClass
+from selfrewarding.plan.stage import Graph, Holder, Iteration, Stage
 from selfrewarding.plan.times import moment_of
 
 MAX_RESOLVED_AT_ONCE = 64
@@ -42,7 +36,7 @@ GONE_AFTER = timedelta(seconds=60)
 JOB_KINDS = frozenset({"Job", "PyTorchJob"})
 REPORT_TRIES = 3
 REPORT_TIME = timedelta(hours=1)
-"""A report that fails so often, or is not there after so long, is given up: it must not keep a run from its end."""
+"""A report that fails so often by itself, or is not there after so long, is given up: no run waits longer for its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,18 +262,21 @@ class View:
             finished[:due],
             run_uid=self.uid,
             decided=self._decided(at),
+            uncalibrated=pending.uncalibrated,
             spec=self.spec,
             contract=self.contract,
         )
 
     def _decided(self, iteration: int) -> str:
-        """Digest of what gates and alarms said up to an iteration; a person who approves changes it."""
+        """Digest of what gates and alarms said up to an iteration, which a person who approves changes, and of where the
+        numbers go: a tracker that is named later gets them all the same."""
         models = (model for model in self.status.models if model.iteration <= iteration)
         alarms = (alarm for alarm in self.status.alarms if alarm.iteration <= iteration)
         return digest(
             {
                 "gates": [[model.name, model.gate, model.gate_message] for model in models],
                 "alarms": [[alarm.name, alarm.iteration, alarm.action, alarm.threshold] for alarm in alarms],
+                "tracking": self.spec.tracking.model_dump(mode="json"),
             }
         )[:12]
 
@@ -296,7 +293,9 @@ class View:
         if entry is None:
             return stage if self.is_certain else None
         late = entry.started is not None and self.now >= moment_of(entry.started) + REPORT_TIME
-        return None if late or entry.failures + entry.infrastructure >= REPORT_TRIES else stage
+        outside = entry.failure in (FailureClass.STORE_UNAVAILABLE, FailureClass.INFRASTRUCTURE)
+        own = entry.failures + (0 if outside else entry.infrastructure)
+        return None if late or own >= REPORT_TRIES else stage
 
     @property
     def is_certain(self) -> bool:

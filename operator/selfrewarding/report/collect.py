@@ -9,7 +9,6 @@ Neighbours: `sample` reads pairs, `measured` reads metrics, `timeline` puts stag
 
 import contextlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from selfrewarding.api.run import AlarmStatus
 from selfrewarding.contract.artifacts import (
     COMPARISONS,
     EVIDENCE,
+    JUDGEMENTS,
     METRICS,
     PAIRS,
     PAIRS_INDEX,
@@ -29,9 +29,11 @@ from selfrewarding.contract.artifacts import (
 from selfrewarding.contract.config import RunRef, StageRef, Story
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.program import ParentMissing
+from selfrewarding.contract.redaction import without_user_info
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.report.measured import comparisons, judge_quality
+from selfrewarding.data.intervals import mapping
+from selfrewarding.report.measured import comparisons, judge_quality, position_bias
 from selfrewarding.report.sample import SAMPLE, Unreadable, rows_by_key, sampled_pairs
 from selfrewarding.report.story import (
     AlarmStory,
@@ -62,11 +64,11 @@ _OUTCOMES = (
     "promptsWithPairs", "promptsWithPositives", "ties", "belowMargin", "identical", "tooFewResponses",
     "truncatedOnly", "tooFewValid", "noPositive",
 )  # fmt: skip
-_USER_INFO = re.compile(r"//[^/@\s\"']*@")
 _PROMPTED = (
     (StageKind.GENERATE_PROMPTS, PROMPTS, PROMPTS_INDEX),
     (StageKind.BUILD_PREFERENCES, PAIRS, PAIRS_INDEX),
     (StageKind.COMPARE, COMPARISONS, ""),
+    (StageKind.EVALUATE, JUDGEMENTS, ""),
 )
 """Files whose rows have the prompts that evidence names."""
 
@@ -113,8 +115,10 @@ def collect(
         fixed_judge=_fixed_judge(compared),
         models=tuple(story.models),
         alarms=tuple(_alarm(reader, alarm, results) for alarm in story.alarms),
+        alarms_off=_alarms_off(story),
         timeline=timeline(results, gpus=story.gpus, handover_seconds=story.handover_seconds),
         data=next((result.data for result in results.values() if result.kind is StageKind.PREPARE), {}),
+        near_duplicates=_near_duplicates(results),
         manifest=manifest(run, story),
         ending=_ending(story),
         problems=tuple(problems),
@@ -132,7 +136,7 @@ def manifest(run: RunRef, story: Story) -> str:
         "spec": story.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
-    return _USER_INFO.sub("//", str(text))
+    return without_user_info(str(text))
 
 
 class _Reader:
@@ -204,7 +208,7 @@ def _iteration(
         model=f"M{number}",
         judge=reader.quality(stages.get(StageKind.EVALUATE)),
         comparisons=() if compare is None else comparisons(compare, reader.document(compare, METRICS)),
-        position_bias=None if compare is None else compare.metrics.get("positionBias"),
+        position_bias=None if compare is None else position_bias(compare),
         scores=_scores(stages),
         pairs=None if preferences is None else reader.pairs(preferences, rollout, sample),
         outcomes={}
@@ -213,6 +217,17 @@ def _iteration(
         counts=counts,
         metrics=metrics,
     )
+
+
+def _near_duplicates(results: Mapping[str, StageResult]) -> dict[str, int]:
+    """Prepare's findings, where it had sets to compare."""
+    report = next((result.report for result in results.values() if result.kind is StageKind.PREPARE), {})
+    places = {
+        "seed prompts like one of another seed set": "seedData",
+        "evaluation prompts like one that is trained on": "evaluationPrompts",
+    }
+    found = {what: mapping(mapping(report.get(part)).get("nearDuplicates")) for what, part in places.items()}
+    return {what: one["found"] for what, one in found.items() if isinstance(one.get("found"), int)}
 
 
 def _scores(stages: Mapping[StageKind, StageResult]) -> ScoreCounts | None:
@@ -243,7 +258,7 @@ def _score(item: tuple[str, Any]) -> float:
 
 
 def _ending(story: Story) -> str | None:
-    """What stopped the run before its last iteration, if something did: an alarm, or a gate."""
+    """What stopped the run before its last iteration, if something did: an alarm, a gate, or its judge."""
     stopped = [
         f"Alarm {one.name} at M{one.iteration}: {one.message}" for one in story.alarms if one.action == "Stop"
     ]
@@ -252,7 +267,8 @@ def _ending(story: Story) -> str | None:
         for one in story.models
         if one.gate == "Stopped"
     ]
-    return next(iter(stopped + gates), None)
+    judge = [] if story.uncalibrated is None else [story.uncalibrated]
+    return next(iter(stopped + gates + judge), None)
 
 
 def _fixed_judge(compared: HeadToHeadSpec | None) -> str | None:
@@ -263,19 +279,32 @@ def _fixed_judge(compared: HeadToHeadSpec | None) -> str | None:
     return compared.judge.model_uri
 
 
+def _alarms_off(story: Story) -> tuple[str, ...]:
+    alarms = story.spec.alarms.model_dump(by_alias=True)
+    return tuple(name for name, alarm in alarms.items() if alarm["action"] == "Off")
+
+
 def _alarm(reader: _Reader, alarm: AlarmStatus, results: Mapping[str, StageResult]) -> AlarmStory:
     metric = EVIDENCE_METRIC.get(alarm.name, alarm.name)
+    # A judge's number is measured twice in a round: the rows are those of the stage that sounded.
+    measured = sorted(
+        (
+            one
+            for role, one in results.items()
+            if one.iteration == alarm.iteration and role != BASELINE_EVALUATE
+        ),
+        key=lambda one: one.kind != alarm.stage,
+    )
     rows: Sequence[Any] = next(
         (
             found[metric]
-            for result in results.values()
-            if result.iteration == alarm.iteration
-            and isinstance((found := reader.document(result, EVIDENCE)).get(metric), list)
+            for one in measured
+            if isinstance((found := reader.document(one, EVIDENCE)).get(metric), list)
         ),
         (),
     )
     keys = [str(row["key"]) for row in rows if isinstance(row, Mapping) and "key" in row]
-    excerpts = reader.excerpts([one for one in results.values() if one.iteration == alarm.iteration], keys)
+    excerpts = reader.excerpts(measured, keys)
     return AlarmStory(
         name=alarm.name,
         iteration=alarm.iteration,

@@ -15,7 +15,8 @@ from selfrewarding.api.run import AlarmStatus, ModelStatus, SelfRewardingRunSpec
 from selfrewarding.contract.artifacts import run_prefix
 from selfrewarding.contract.config import RunRef, StageRef, Story
 from selfrewarding.contract.keys import short
-from selfrewarding.contract.stages import StageKind
+from selfrewarding.contract.redaction import as_told
+from selfrewarding.contract.stages import StageKind, report_role
 from selfrewarding.store.errors import Corrupt, NotFound
 from selfrewarding.store.protocol import ArtifactStore
 
@@ -49,13 +50,15 @@ def run_index(
     stages: Sequence[IndexedStage],
     models: Sequence[ModelStatus],
     alarms: Sequence[AlarmStatus],
+    uncalibrated: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Document:
-    """The document; `spec` is the effective one, `about` what else is known of the run (generation, pinned versions)."""
+    """The document; `spec` is the effective one, `uncalibrated` what of `judge.calibration` ended the run, `about` what else
+    is known of it (generation, pinned versions)."""
     return {
         "run": {"namespace": run.namespace, "name": run.name, "uid": run.uid},
         **(about or {}),
-        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "spec": as_told(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
         "stages": [
             {
                 "kind": stage.kind.value,
@@ -70,6 +73,7 @@ def run_index(
         ],
         "models": [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in models],
         "alarms": [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in alarms],
+        **({} if uncalibrated is None else {"uncalibrated": uncalibrated}),
         "results": {
             short(stage.key): stage.summary.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             for stage in stages
@@ -123,7 +127,7 @@ def _parts(document: Document) -> tuple[RunRef, dict[str, StageRef], Story]:
             continue
         kind = StageKind(one["kind"])
         of_baseline = kind is StageKind.EVALUATE and one.get("parents", {}).get("model") in baselines
-        role = report_role(kind, one["iteration"], of_baseline=of_baseline)
+        role = report_role(kind, one["iteration"], of_baseline=of_baseline, taken=refs)
         refs[role] = StageRef(kind=kind, iteration=one["iteration"], key=one["key"], digest=summary.digest)
         gpus[role] = one.get("gpus", 0)
         if summary.handover_seconds is not None:
@@ -133,13 +137,9 @@ def _parts(document: Document) -> tuple[RunRef, dict[str, StageRef], Story]:
         spec=spec,
         models=[ModelStatus.model_validate(one) for one in document.get("models", [])],
         alarms=[AlarmStatus.model_validate(one) for one in document.get("alarms", [])],
+        uncalibrated=document.get("uncalibrated"),
         gpus=gpus,
         handover_seconds=handover,
         tracking=spec.tracking,
     )
     return RunRef.model_validate(document["run"]), refs, story
-
-
-def report_role(kind: StageKind, iteration: int, *, of_baseline: bool) -> str:
-    """The role of a stage among a Report's parents: the baseline's Evaluate is the only second one of an iteration."""
-    return f"{kind}-{0 if of_baseline else iteration}"

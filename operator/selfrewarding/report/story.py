@@ -20,7 +20,7 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """The judge's metrics on the held-out prompts of one subset (LLMBar's, MT-Bench's categories, …)."""
+    """Metrics on the prompts of one subset (LLMBar's, MT-Bench's categories, …): the judge's, or a win rate."""
 
     name: str
     prompts: int | None
@@ -57,6 +57,10 @@ class Comparison:
     losses: int | None = None
     unjudged: int | None = None
     prompts: int | None = None
+    undefined: dict[str, str] = field(default_factory=dict)
+    """winRate, winRateLengthControlled, where they could not be computed, each with the reason."""
+    subsets: tuple[Subset, ...] = ()
+    """The win rate on the prompts of each category."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ class IterationStory:
     model: str
     judge: JudgeQuality | None = None
     comparisons: tuple[Comparison, ...] = ()
-    position_bias: float | None = None
+    position_bias: Measure | None = None
     """Over all comparisons of the round."""
     scores: ScoreCounts | None = None
     pairs: Pairs | None = None
@@ -274,8 +278,12 @@ class RunStory:
     """Who compares the answers in every round; None: each round's newest model, so rounds cannot be compared."""
     compared: bool = False
     """Whether the spec asks for comparisons."""
+    near_duplicates: dict[str, int] = field(default_factory=dict)
+    """What Prepare looked for and how many it found: different prompts of two sets that are much alike."""
     models: tuple[ModelStatus, ...] = ()
     alarms: tuple[AlarmStory, ...] = ()
+    alarms_off: tuple[str, ...] = ()
+    """Alarms that the spec has turned off: names as in `spec.alarms`."""
     timeline: Timeline = Timeline()
     data: dict[str, str] = field(default_factory=dict)
     """Digests of the seed sets and of M0."""

@@ -51,8 +51,9 @@ def plain(text: str, limit: int) -> str:
 
 
 def short_key(key: str) -> str:
-    """A row's key as far as people need it."""
-    return plain(key, 48) if not re.fullmatch(r"[0-9a-f]{20,}", key) else key[:_SHORT]
+    """A row's key as far as people, and `srr explain`, need it; of a comparison's the opponent too."""
+    found = re.fullmatch(r"([a-z]+/)?([0-9a-f]{20,})", key)
+    return plain(key, 48) if found is None else f"{found[1] or ''}{found[2][:_SHORT]}"
 
 
 def _is_invisible(char: str) -> bool:

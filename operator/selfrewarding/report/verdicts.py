@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfrewarding.report.story import Comparison, IterationStory, Measure, RunStory
-from selfrewarding.report.wording import duration, interval, large, percent
+from selfrewarding.report.wording import ALARM_NAMES, duration, interval, large, percent
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -42,11 +42,15 @@ def _better(run: RunStory) -> Verdict:
         None,
     )
     if found is None:
-        why = (
-            "No comparison is finished yet."
-            if run.compared
-            else "Models were not compared: evaluation.headToHead is not set."
-        )
+        undefined = [
+            reason for one in run.iterations for made in one.comparisons for reason in made.undefined.values()
+        ]
+        if undefined:
+            why = f"The comparisons give no win rate: {undefined[0]}."
+        elif run.compared:
+            why = "No comparison is finished yet."
+        else:
+            why = "Models were not compared: evaluation.headToHead is not set."
         return Verdict(question=question, answer="Not measured", detail=why, link=link)
     newest, comparison = found
     rate = comparison.win_rate or Measure(value=0.5)
@@ -116,23 +120,30 @@ def _judge(run: RunStory) -> Verdict:
         (one.position_bias for one in reversed(run.iterations) if one.position_bias is not None), None
     )
     if bias is not None:
-        detail += f" It preferred the same place in both orders in {percent(bias)} of the comparisons."
+        detail += f" It preferred the same place in both orders in {percent(bias)} of the comparisons{_within(bias)}."
     return Verdict(question=question, answer=answer, detail=detail, tone=tone, link=link)
 
 
 def _alarms(run: RunStory) -> Verdict:
     question, link = "Did an alarm sound?", "alarms"
-    if not run.alarms:
+    unseen = ", ".join(f"{ALARM_NAMES.get(name, name)} ({name})" for name in run.alarms_off)
+    off = f" Turned off, and so not looked at: {unseen}." if unseen else ""
+    if len(run.alarms_off) == len(ALARM_NAMES):
         return Verdict(
-            question=question, answer="No alarm", detail="All measured signs of a collapse stay within their thresholds.",
-            tone="good", link=link,
+            question=question, answer="Not looked at", detail="All alarms are turned off.", link=link
+        )
+    if not run.alarms:
+        signs = "All other measured signs" if off else "All measured signs"
+        return Verdict(
+            question=question, answer="No alarm", detail=f"{signs} of a collapse stay within their thresholds.{off}",
+            tone="plain" if off else "good", link=link,
         )  # fmt: skip
     stops = [one for one in run.alarms if one.action == "Stop"]
     answer = f"{len(run.alarms)} {'alarm' if len(run.alarms) == 1 else 'alarms'}"
     detail = (
         f"{len(stops)} of them stopped the run." if stops else "The run went on: they warn and do not stop."
     )
-    return Verdict(question=question, answer=answer, detail=detail, tone="bad", link=link)
+    return Verdict(question=question, answer=answer, detail=detail + off, tone="bad", link=link)
 
 
 def _cost(run: RunStory) -> Verdict:

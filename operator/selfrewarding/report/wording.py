@@ -11,6 +11,8 @@ STAGE_NAMES = {
     "BuildPreferences": "build pairs",
     "SupervisedFineTune": "SFT",
     "PreferenceOptimize": "DPO",
+    "Answer": "answer as a candidate",
+    "Select": "choose a candidate",
     "Evaluate": "evaluate",
     "Compare": "compare",
 }
@@ -34,6 +36,8 @@ METRIC_NAMES = {
     "spearman": "Spearman",
     "kendallTau": "Kendall tau",
     "validRate": "valid judgements",
+    "winRate": "win rate",
+    "winRateLengthControlled": "win rate at equal lengths",
 }
 ALARM_NAMES = {
     "scorePiling": "Scores pile on one value",

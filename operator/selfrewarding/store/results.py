@@ -90,8 +90,13 @@ def result_sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def download_folder(store: ArtifactStore, result: StageResult, name: str, destination: Path) -> None:
-    """Fetch a folder of a result, e.g. `model`, to a local one. Raises ParentMissing if a file is gone or damaged."""
+def download_folder(
+    store: ArtifactStore, result: StageResult, name: str, destination: Path, *, writable: bool = False
+) -> None:
+    """Fetch a folder of a result, e.g. `model`, to a local one; with `writable` the files are its reader's own.
+
+    Raises ParentMissing if a file is gone or damaged.
+    """
     inside = {logical: ref for logical, ref in result.files.items() if logical.startswith(f"{name}/")}
     if not inside:
         raise ParentMissing(
@@ -100,7 +105,7 @@ def download_folder(store: ArtifactStore, result: StageResult, name: str, destin
     for base, files in _by_base(inside, name).items():
         prefix = f"{stage_prefix(result.kind, result.key)}/{base}"
         try:
-            store.download_tree(prefix, destination, files)
+            store.download_tree(prefix, destination, files, writable=writable)
         except (NotFound, Corrupt) as error:
             raise ParentMissing(str(error), result.key) from error
 

@@ -4,7 +4,6 @@ Neighbours: `sending` starts the process, `__main__` is it, `mlflow_tracker` and
 """
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from selfrewarding.api.tracking import MlflowSpec, WandbSpec
 from selfrewarding.contract.config import RunRef
+from selfrewarding.contract.redaction import without_user_info
 from selfrewarding.tracking.points import Point
 
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY")
-_USER_INFO = re.compile(r"//[^/@\s]*@")
 _SHOWN = 400
 
 
@@ -50,4 +49,4 @@ def told(error: BaseException | str, environment: Mapping[str, str] = os.environ
         secret = environment.get(name)
         if secret:
             text = text.replace(secret, "…")
-    return _USER_INFO.sub("//", " ".join(text.split()))[:_SHOWN]
+    return without_user_info(" ".join(text.split()))[:_SHOWN]

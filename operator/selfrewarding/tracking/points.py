@@ -12,6 +12,7 @@ from typing import Any
 from selfrewarding.contract.config import Story
 from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import SLUGS, StageKind
+from selfrewarding.data.intervals import intervals_of
 
 _UNTRACKED = frozenset({StageKind.PREPARE, StageKind.RESOLVE, StageKind.REPORT})
 
@@ -21,7 +22,8 @@ class Point:
     """One number.
 
     Attributes:
-        name: `<stage>/<metric>`, as `evaluate/pairwiseAccuracy` or `rollout/seconds`; stages by their short names.
+        name: `<stage>/<metric>`, as `evaluate/pairwiseAccuracy` or `rollout/seconds`; stages by their short names. A metric
+            with a 95 % interval has `…Low` and `…High` beside it.
         iteration: its step; 0 is the baseline.
         value: finite. Shares are between 0 and 1, times in seconds.
         time: when the stage was done, seconds since 1970: the same however often it is sent.
@@ -52,7 +54,11 @@ def _all(results: Mapping[str, StageResult], story: Story) -> Iterator[Point]:
         time = _time(result)
         times[iteration] = max(times.get(iteration, 0.0), time)
         slug = SLUGS[result.kind]
+        if result.kind is StageKind.ANSWER:
+            slug += f"-{role.rpartition('.')[2]}"  # one for each candidate
         numbers = {**result.counts, **result.metrics, "seconds": result.seconds}
+        for name, (low, high) in intervals_of(result).items():
+            numbers |= {f"{name}Low": low, f"{name}High": high}
         if role in story.gpus:
             numbers["gpuSeconds"] = story.gpus[role] * result.seconds
         if role in story.handover_seconds:

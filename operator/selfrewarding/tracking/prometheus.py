@@ -1,4 +1,4 @@
-"""What Prometheus reads of a running stage program, where SRR_METRICS_PORT names a port.
+"""What Prometheus reads of a running stage program, where SRR_METRICS_PORT names a port: one process of each pod answers.
 
 Purpose: the numbers of the progress lines as gauges, on a port of the program's own.
 Must not: fail or slow a stage: without the package, or with a port that is taken, the stage goes on without.
@@ -35,7 +35,7 @@ def measured(
 
 def _serve(config: StageConfig, here: Surroundings) -> None:
     port = os.environ.get(environment.METRICS_PORT)
-    if not port or here.rank:
+    if not port or int(os.environ.get("LOCAL_RANK", "0")):
         return
     from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
 

@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from selfrewarding.contract.config import RunRef, Story
@@ -22,6 +24,8 @@ from selfrewarding.tracking.points import Point
 
 DEADLINE_SECONDS = 120.0
 """For each tracker."""
+_MARK = "SRR_TRACKING_PROCESS"
+"""Environment variable of a tracker's process and of all that it starts."""
 
 
 def send(
@@ -86,13 +90,14 @@ def _has_ended(story: Story, points: Sequence[Point]) -> bool:
 
 def _apart(job: Job, deadline: float, environment: Mapping[str, str]) -> str | None:
     """Run a tracker's process to its end, or to the deadline; what went wrong, if anything."""
+    mark = uuid.uuid4().hex
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "selfrewarding.tracking"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=dict(environment),
+            env={**environment, _MARK: mark},
             start_new_session=True,
         )
     except OSError as error:
@@ -105,12 +110,27 @@ def _apart(job: Job, deadline: float, environment: Mapping[str, str]) -> str | N
         except OSError as error:
             return told(error, environment)
         finally:
-            # Its own children too: a client may leave a process that waits for a server for ever.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process.pid, mark)
     if process.returncode == 0:
         return None
     lines = errors.decode(errors="replace").splitlines()
     said = [line.removeprefix(PROBLEM) for line in lines if line.startswith(PROBLEM)]
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
     return said[-1] if said else told(f"ended with exit code {process.returncode}: {last}", environment)
+
+
+def _end(leader: int, mark: str) -> None:
+    """End a tracker's process and all that it has started: a client may leave one that waits for a server for ever, in a
+    session of its own and with no living parent (wandb-core), which its environment alone gives away (Linux)."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+    for pid in _marked(f"{_MARK}={mark}".encode()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _marked(variable: bytes) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if variable in (process / "environ").read_bytes().split(b"\0"):
+                yield int(process.name)

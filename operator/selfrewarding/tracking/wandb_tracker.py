@@ -1,18 +1,24 @@
-"""Weights & Biases: one run for this run, one step for each iteration, through its own client.
+"""Weights & Biases: one run for this run, drawn over the metric `iteration`, through its own client.
 
-Purpose: go on with the run of this UID; the service drops steps that it has, so who sends twice changes nothing.
+Purpose: go on with the run of this UID, and log the iterations whose numbers it has not been sent. The service's own steps
+only count up, and an iteration may be reported before it is whole (an alarm ends the run, a person lets it go on): so they
+count what was sent, and the run's summary says what of each iteration that was. Who sends twice changes nothing.
 Must not: send code, machine facts or console output; read a secret itself: the client takes WANDB_API_KEY.
-Source: wandb.init and wandb.Settings.
+Source: wandb.init, wandb.Settings, Run.define_metric.
 """
 
+import json
 import os
 import tempfile
 from typing import Any
 
 from selfrewarding.api.tracking import WandbSpec
+from selfrewarding.contract.keys import SHORT, digest
 from selfrewarding.tracking.job import Job
 from selfrewarding.tracking.points import by_iteration
 
+SENT = "selfrewarding.sent"
+"""In the run's summary: digests of the values that each iteration was sent with, as JSON."""
 _SECONDS = 60.0
 
 
@@ -34,9 +40,14 @@ def send(job: Job, spec: WandbSpec) -> None:
             config={"run": job.title, "uid": job.run.uid, **job.settings},
             settings=_settings(wandb, spec),
         )
+        run.define_metric("*", step_metric="iteration")
+        sent = json.loads(run.summary.get(SENT) or "{}")
         for iteration, values in by_iteration(job.all_points()).items():
-            if iteration >= run.step:
-                run.log(values, step=iteration)
+            told = digest(values)[:SHORT]
+            if sent.get(str(iteration)) != told:
+                run.log({"iteration": iteration, **values})
+                sent[str(iteration)] = told
+        run.summary[SENT] = json.dumps(sent)
         run.finish(exit_code=0)
 
 

@@ -54,9 +54,9 @@ class Case:
         return merged(SMALLEST, self.before or {})
 
 
-def cases() -> list[Case]:
-    """All cases of this folder. Raises TypeError for a key that a case does not have."""
-    return [case for file in sorted(Path(__file__).parent.glob("*.yaml")) for case in _read(file)]
+def cases(name: str = "*") -> list[Case]:
+    """All cases of this folder, or of one of its files. Raises TypeError for a key that a case does not have."""
+    return [case for file in sorted(Path(__file__).parent.glob(f"{name}.yaml")) for case in _read(file)]
 
 
 def _read(file: Path) -> Iterator[Case]:

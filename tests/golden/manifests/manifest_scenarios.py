@@ -9,6 +9,7 @@ from selfrewarding.api.evaluation import HeadToHeadSpec
 from selfrewarding.api.presets import effective
 from selfrewarding.api.run import RawObject, SelfRewardingRunSpec, StageSummary
 from selfrewarding.contract.config import (
+    AnswerParameters,
     BuildEvaluationsParameters,
     BuildPreferencesParameters,
     CompareParameters,
@@ -19,11 +20,12 @@ from selfrewarding.contract.config import (
     ReportParameters,
     ResolveParameters,
     RolloutParameters,
+    SelectParameters,
     SftParameters,
 )
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests import Images, RunContext, holder_objects, retirement_job, stage_objects
-from selfrewarding.plan.graph import Holder, Model, Stage
+from selfrewarding.plan.stage import Holder, Model, Stage
 
 UID = "5f0c8ad2-7f0a-4b7e-9a6e-0d1b4f6e2c11"
 IMAGES = Images(
@@ -245,6 +247,21 @@ def _stages(spec: SelfRewardingRunSpec, salt: str) -> tuple[dict[StageKind, Stag
     )
     told = {f"{stage.kind}-{stage.iteration}": stage for stage in (sft, rollout, dpo, evaluate)}
     add(StageKind.REPORT, 2, ReportParameters(run_uid=UID), parents=told)
+    first_candidate = Model(name="M2.1", key=key(f"{dpo.key} 1"), stage=dpo, folder="candidates/1")
+    answer = add(
+        StageKind.ANSWER,
+        2,
+        AnswerParameters(folder="candidates/1", evaluation=spec.evaluation),
+        parents={"model": dpo},
+        holders={"policy": pool("policy", first_candidate, spec.serving)},
+    )
+    add(
+        StageKind.SELECT,
+        2,
+        SelectParameters(head_to_head=compared, bootstrap=1000, folders=["candidates/1", "model"]),
+        parents={"trained": dpo, "candidate-1": answer},
+        holders=judged_elsewhere or ({} if compared.judge.endpoint else policy),
+    )
     return stages, {**policy, **holders}
 
 

@@ -164,16 +164,25 @@ def test_tensorboard_reads_the_file_and_a_longer_one_begins_alike(
         assert [(step, pytest.approx(value, rel=1e-6), at) for step, value, at in events] == expected
 
 
-def test_wandb_has_each_iteration_once_however_often_it_is_sent(run: FinishedRun, tmp_path: Path) -> None:
+def test_wandb_has_all_numbers_of_each_iteration_however_often_they_are_sent(
+    run: FinishedRun, tmp_path: Path
+) -> None:
     environment = os.environ | {"WANDB_API_KEY": "k" * 40, "HOME": str(tmp_path)}
     with WandbServer() as server:
         told = story(wandb={"project": "loops", "secretName": "wandb", "baseUrl": server.url})
         early, everything = (points(results(run, until=number), told) for number in (2, 3))
-        for sent in (early, early, everything, everything):
+        # The last iteration before it is measured (an alarm ends the run), and whole (a person lets it go on).
+        part = [one for one in everything if (one.iteration, one.name.partition("/")[0]) != (3, "evaluate")]
+        assert len(early) < len(part) < len(everything)
+        for sent in (early, early, part, everything, everything):
             assert send(run.store, RUN, told, sent, environment=environment) == [], server.calls
-        history = {row["_step"]: row for row in server.history.values()}
-        assert len(history) == len(server.history), "each step once"
-        assert sorted(history) == [0, 1, 2, 3]
+        rows = [server.history[number] for number in sorted(server.history)]
+        assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 3], (
+            "an iteration again where it has more to tell"
+        )
+        assert [row["_step"] for row in rows] == [0, 1, 2, 3, 4]
+        assert "evaluate/pairwiseAccuracy" not in rows[3]
+        history = {row["iteration"]: row for row in rows}
         for point in everything:
             assert history[point.iteration][point.name] == pytest.approx(point.value)
         assert server.variables["project"] == "loops"

@@ -52,20 +52,29 @@ def test_a_held_local_run_is_approved_and_the_next_start_sees_it(tmp_path: Path)
     assert "Approved M2 (iteration 2) of default/demo. The gate had held it: below the minimum" in done.output
     assert f"srr local -f FILE --artifacts {tmp_path}" in done.output
     going_on = run_of(open_record(state, copy.deepcopy(RAW), "default", NOW))
-    assert going_on.metadata.annotations == {"selfrewarding.dev/approve": "2"}
+    assert going_on.metadata.annotations == {"selfrewarding.dev/approve": "2/d"}
     assert going_on.metadata.generation == 1, "an approval is no edit"
     again = srr("demo", "--artifacts", str(tmp_path))
     assert (again.exit_code, "approved already" in again.output) == (2, True)
 
 
-def test_an_annotation_in_the_file_goes_before_the_approval(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("in_the_file", "counts"),
+    [
+        pytest.param("1", "2/d", id="an older one in the file stays behind"),
+        pytest.param("2/older", "2/d", id="of the same iteration too"),
+        pytest.param("3", "3", id="a later one goes before it"),
+        pytest.param("2", "2", id="the whole iteration is more than one model"),
+        pytest.param("yes", "2/d", id="what is no approval is none"),
+    ],
+)
+def test_the_approval_that_reaches_further_counts(tmp_path: Path, in_the_file: str, counts: str) -> None:
     state = held_run(tmp_path, [HELD])
     assert srr("demo", "--artifacts", str(tmp_path)).exit_code == 0
     raw = copy.deepcopy(RAW)
-    raw["metadata"]["annotations"] = {"selfrewarding.dev/approve": "1", "own": "x"}
-    assert (
-        run_of(open_record(state, raw, "default", NOW)).metadata.annotations == raw["metadata"]["annotations"]
-    )
+    raw["metadata"]["annotations"] = {"selfrewarding.dev/approve": in_the_file, "own": "x"}
+    run = run_of(open_record(state, raw, "default", NOW))
+    assert run.metadata.annotations == {"selfrewarding.dev/approve": counts, "own": "x"}
 
 
 @pytest.mark.parametrize(

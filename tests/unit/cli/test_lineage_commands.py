@@ -1,6 +1,8 @@
 """`srr explain` and `srr trace`: finding the run, what is printed, hostile texts, and errors with what to do."""
 
+import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,20 @@ def test_a_pair_is_explained_in_words(finished: FinishedRun) -> None:
         assert text in result.output, text
 
 
+def test_a_dedicated_judge_is_named_and_not_the_model_that_answered(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path / "runs/demo", prompts=3, iterations=2, judge="s3://models/judge-70b")
+    result = CliRunner().invoke(
+        app,
+        ["explain", a_pair(run)["key"], "--store", run.store.uri],
+        env={"COLUMNS": "300", "NO_COLOR": "1"},
+    )
+    assert result.exit_code == 0, result.output
+    (judges,) = (line for line in result.output.splitlines() if line.startswith("judges: "))
+    assert judges.startswith("judges: fixed model s3://models/judge-70b, digest eeeeeeeeeeee: ")
+    assert "model judge-key, " in judges
+    assert "answers: M1, weights" in result.output
+
+
 def test_texts_of_models_do_nothing_to_a_terminal(finished: FinishedRun) -> None:
     output = srr(finished, "explain", a_pair(finished)["key"]).output
     assert "\x1b" not in output
@@ -90,6 +106,29 @@ def test_a_prompt_without_a_pair_is_explained_in_words(tmp_path: Path) -> None:
         assert text in result.output, text
 
 
+def test_rows_that_measured_models_are_explained_in_words(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path / "runs/demo", prompts=1, iterations=2)
+    run.compare(2, {"previous": 1})
+    key = run.held_out[0].key
+    for wanted, expected, other in (
+        (key, "M2 as judge (Evaluate 2)", "baseline"),
+        (f"previous/{key}", "M2 against M1 (Compare 2): tie", "as judge"),
+    ):
+        result = CliRunner().invoke(
+            app, ["explain", wanted, "--store", run.store.uri], env={"COLUMNS": "120", "NO_COLOR": "1"}
+        )
+        assert result.exit_code == 0, result.output
+        assert expected in result.output
+        assert other not in result.output
+        assert "\x1b" not in result.output
+        assert "modelUri s3://models/referee" in result.output
+        assert "M2's answer shown first (A), seed 5: verdict A" in result.output
+    result = CliRunner().invoke(app, ["explain", key, "--json", "--store", run.store.uri])
+    document = json.loads(result.stdout)
+    assert document["kind"] == "measured"
+    assert document["judged"][1]["row"]["responses"][0]["judgements"][1]["reason"] == "missing"
+
+
 def test_json_is_one_document_with_everything(finished: FinishedRun) -> None:
     pair = a_pair(finished)
     result = srr(finished, "explain", pair["key"], "--json")
@@ -106,6 +145,7 @@ def test_a_seed_row_is_traced(finished: FinishedRun, tmp_path: Path) -> None:
         "Seed question 3?",
         "trained: Baseline, M1, M2, M3",
         "computed again without it: TrainBaseline 1",
+        "save the file without the row under a new name",
     ):
         assert text in result.output, text
     seeds = tmp_path / "seeds.jsonl"
@@ -113,6 +153,45 @@ def test_a_seed_row_is_traced(finished: FinishedRun, tmp_path: Path) -> None:
     assert json.loads(srr(finished, "trace", f"{seeds}:3", "--json").stdout)["id"] == "line-4"
     assert json.loads(srr(finished, "trace", f"{seeds}:2", "--json").stdout)["id"] == "line-2"
     assert "the file has no such line" in srr(finished, "trace", f"{seeds}:9").output
+
+
+def test_a_line_of_a_file_is_a_row_of_the_set_that_the_file_gives(tmp_path: Path) -> None:
+    """Rows of several files have the same id where they have none of their own."""
+    artifacts = tmp_path / "artifacts"
+    run = FinishedRun(artifacts / "runs/demo", prompts=1, iterations=1)
+    run.ranked[1] = replace(run.ranked[1], id="line-2")
+    run.prepare_again()
+    record(artifacts, run)
+    for name, found in (("instructions.jsonl", "instructions"), ("ranked.jsonl", "ranked")):
+        (tmp_path / name).write_text("{}\n{}\n", encoding="utf-8")
+        result = srr(run, "trace", f"{tmp_path / name}:2", "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["set"] == found
+    (tmp_path / "unknown.jsonl").write_text("{}\n{}\n", encoding="utf-8")
+    assert "2 seed rows are meant" in srr(run, "trace", f"{tmp_path}/unknown.jsonl:2").output
+
+
+def test_ids_are_no_markup_and_move_no_cursor(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path / "runs/demo", prompts=1, iterations=1)
+    run.instructions[0] = replace(run.instructions[0], id="[/bold]\x1b[2J[red]x")
+    run.prepare_again()
+    result = CliRunner().invoke(
+        app, ["trace", run.instructions[0].key, "--store", run.store.uri],
+        env={"COLUMNS": "200", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert r"id [/bold]\x1b[2J[red]x" in result.output
+    assert "\x1b" not in result.output
+
+
+def test_a_heading_is_its_text_whatever_it_holds() -> None:
+    from rich.console import Console
+
+    from selfrewarding.cli.story_text import heading
+
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(heading("a [/bold] and \x1b[2J [red]b"))
+    assert r"a [/bold] and \x1b[2J [red]b" in console.export_text()
 
 
 def test_a_run_is_read_from_its_store_alone(finished: FinishedRun) -> None:

@@ -41,7 +41,7 @@ async def test_the_annotation_is_set_on_what_was_looked_at(server, calls):
     assert (await approve_with(calls, "lab", "demo", None)).name == "M2"
     [patch] = [asked for asked in server.asked if asked.method == "PATCH"]
     assert patch.body == {
-        "metadata": {"resourceVersion": "7", "annotations": {"selfrewarding.dev/approve": "2"}}
+        "metadata": {"resourceVersion": "7", "annotations": {"selfrewarding.dev/approve": "2/d"}}
     }
     assert patch.headers["Content-Type"] == "application/merge-patch+json"
     assert patch.query == {"fieldManager": "srr"}

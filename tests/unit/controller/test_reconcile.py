@@ -29,7 +29,8 @@ from selfrewarding.cluster.protocol import (
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.controller.reconcile import BLOCKED, LONGEST_BACKOFF, NEVER, Reconciler
 from selfrewarding.plan.actions import Decision, Delete, Event, ScaleHolder, StartHolder, StartStage
-from selfrewarding.plan.graph import outline, report_stage
+from selfrewarding.plan.aside import report_stage
+from selfrewarding.plan.graph import outline
 from selfrewarding.plan.observed import Child, Observed, Phase
 
 KEY = RunKey("lab", "demo")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfrewarding.data import json_list
 from selfrewarding.data.contained_prompts import PromptFinder
 from selfrewarding.data.errors import DataError
 from selfrewarding.data.evaluation_prompts import EvaluationPrompt, PromptFormat, read_evaluation_prompts
@@ -34,10 +35,34 @@ def test_each_format_becomes_the_same_row() -> None:
         json.dumps([{"instruction": "Why?", "dataset": "c", "output": "x"}]).encode(), "AlpacaEval"
     )
     (bench,) = read(lines({"question_id": 7, "category": "c", "turns": ["Why?"], "reference": []}), "MtBench")
-    assert own.as_row() == bench.as_row() == alpaca.as_row() | {"id": "7"}
+    assert own.as_row() == alpaca.as_row() | {"id": "7"}
+    assert bench.as_row() == own.as_row() | {"temperature": 0.7}
     assert alpaca.id == "0"
     assert set(own.as_row()) == {"key", "set", "id", "turns", "category"}
     assert "category" not in read(lines({"prompt": "Why?"}), "Prompts")[0].as_row()
+
+
+@pytest.mark.parametrize(
+    ("question", "temperature"),
+    [
+        ({"category": "writing"}, 0.7),
+        ({"category": "roleplay"}, 0.7),
+        ({"category": "extraction"}, 0),
+        ({"category": "math"}, 0),
+        ({"category": "coding"}, 0),
+        ({"category": "reasoning"}, 0),
+        ({"category": "stem"}, 0.1),
+        ({"category": "humanities"}, 0.1),
+        ({"category": "cooking"}, 0.7),
+        ({}, 0.7),
+        ({"category": "math", "required_temperature": 1}, 1),
+    ],
+)
+def test_questions_of_mt_bench_have_fastchats_temperatures(
+    question: dict[str, Any], temperature: float
+) -> None:
+    (prompt,) = read(lines({"question_id": 7, "turns": ["Why?"], **question}), "MtBench")
+    assert prompt.as_row()["temperature"] == temperature
 
 
 def test_an_alpaca_file_may_be_pretty_printed_and_rows_know_their_lines() -> None:
@@ -82,6 +107,11 @@ def test_published_sets_may_hold_a_prompt_twice_and_keep_both() -> None:
             "f:1: field `turns[1]`: found an empty text",
         ),
         (lines({"turns": ["a"]}), "MtBench", "f:1: field `question_id`"),
+        (
+            lines({"question_id": 1, "turns": ["a"], "required_temperature": 2.5}),
+            "MtBench",
+            "f:1: field `required_temperature`",
+        ),
     ],
 )
 def test_a_defect_is_named_by_file_line_and_field(
@@ -128,8 +158,19 @@ def test_any_list_is_read_as_json_reads_it(values: list[dict[str, Any]], indent:
 def test_gz_is_unpacked_and_a_cut_one_is_told() -> None:
     packed = gzip.compress(b'[{"a": 1}]' * 200)
     assert read_content(io.BytesIO(packed), "f") == b'[{"a": 1}]' * 200
-    with pytest.raises(DataError, match="a damaged gz file"):
-        read_content(io.BytesIO(packed[:-12]), "f")
+    for damaged in (packed[:-12], packed[:-8] + bytes(8), packed + b"rubbish!"):
+        with pytest.raises(DataError, match="a damaged gz file"):
+            read_content(io.BytesIO(damaged), "f")
+
+
+def test_a_gz_file_of_several_parts_is_read_to_its_end_and_no_further_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = gzip.compress(b'[{"a": 1},') + gzip.compress(b'{"a": 2}]')
+    assert read_content(io.BytesIO(parts), "f") == b'[{"a": 1},{"a": 2}]'
+    monkeypatch.setattr(json_list, "MAX_FILE_BYTES", 60)
+    with pytest.raises(DataError, match="more than 60 bytes"):
+        read_content(io.BytesIO(gzip.compress(bytes(50)) + gzip.compress(bytes(10**6))), "f")
 
 
 # Ranks

@@ -1,5 +1,6 @@
 """Comparisons in both orders: preferences, win rates with intervals, length control, position bias."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -103,6 +104,38 @@ def test_position_bias_counts_prompts_with_two_valid_verdicts_only() -> None:
     }
     # Verdicts for the first place: AA 2, BB 0, won 1, Tie-A 1; for the second: 0, 2, 1, 0.
     assert result["first_place"] == pytest.approx(100 * 4 / 7)
+
+
+def test_the_comparisons_of_one_prompt_are_drawn_together() -> None:
+    """Three opponents of one prompt are no three prompts: the interval is as wide as over the prompts alone."""
+    alone = [dataclasses.replace(compared("A", "A" if n % 2 else "B"), prompt=f"p{n}") for n in range(20)]
+    once = position_bias(alone, resamples=400, seed=3)["intervals"]["position_bias"]
+    thrice = position_bias(alone * 3, resamples=400, seed=3)["intervals"]["position_bias"]
+    assert thrice == once
+    assert once[0] < 50 < once[1]
+    rows = [dataclasses.replace(one, prompt=None, key=f"k{n}") for n, one in enumerate(alone * 3)]
+    narrow = position_bias(rows, resamples=400, seed=3)["intervals"]["position_bias"]
+    assert narrow[1] - narrow[0] < 0.75 * (once[1] - once[0])
+    assert position_bias(alone)["intervals"]["position_bias"] is None
+
+
+def test_a_category_has_the_interval_that_its_rows_have_alone() -> None:
+    rows = [
+        dataclasses.replace(
+            compared("A" if n % 3 else "B", "B"), key=f"k{n}", category="math" if n % 2 else "art"
+        )
+        for n in range(40)
+    ]
+    result = head_to_head(rows, resamples=300, seed=9)["by_category"]
+    for name in ("math", "art"):
+        alone = head_to_head([row for row in rows if row.category == name], resamples=300, seed=9)
+        assert result[name]["win_rate"] == alone["win_rate"]
+        assert result[name]["intervals"]["win_rate"] == pytest.approx(alone["intervals"]["win_rate"])
+    unjudged = head_to_head([dataclasses.replace(rows[0], shown_first=None, category="x")])["by_category"][
+        "x"
+    ]
+    assert unjudged["intervals"]["win_rate"] is None
+    assert "win_rate" in unjudged["undefined"]
 
 
 def test_identical_answers_are_a_tie_without_a_verdict() -> None:

@@ -61,6 +61,23 @@ def test_a_card_has_metrics_with_intervals_and_digests(cards: dict[str, str]) ->
     )
 
 
+def test_a_card_of_stages_that_another_prepare_fed_names_the_data_of_the_runs_own(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path, prompts=1, iterations=2)
+    run.take_over()
+    story = Story(spec=make_spec())
+    cards = model_cards(run.store, RUN, run.results.values(), story, MANIFEST)
+    for name in ("Baseline", "M1", "M2"):
+        assert "- M0: hf://tiny/model@abc" in cards[name]
+        assert "| instructions | `aaaaaaaaaaaa` | 12 |" in cards[name]
+        assert f"| Prepare | 0 | `{run.results['prepare'].key}` |" in cards[name]
+
+
+def test_a_card_names_the_fixed_models_with_their_digests(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path, prompts=1, iterations=1, judge="s3://user:secret@models/judge-70b")
+    (card, *_) = model_cards(run.store, RUN, run.results.values(), Story(spec=make_spec()), MANIFEST).values()
+    assert "- fixed judge: s3://models/judge-70b (digest `eeeeeeeeeeee`)" in card
+
+
 def test_a_card_names_the_stages_that_the_model_depends_on_and_no_others(cards: dict[str, str]) -> None:
     def stages(card: str) -> list[str]:
         table = card.partition("## Made from")[2].partition("## Manifest")[0]

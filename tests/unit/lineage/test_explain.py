@@ -10,7 +10,7 @@ from tests.support.lineage_run import RUN, SHOTS, FinishedRun
 from selfrewarding.contract.artifacts import PAIRS, stage_prefix
 from selfrewarding.contract.result import result_bytes
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.lineage.explain import UnknownPair, explain_pair
+from selfrewarding.lineage.explain import UnknownPair, explain_row
 from selfrewarding.store.results import read_jsonl
 from selfrewarding.store.run_results import RunResults, results_of_run, runs_in
 
@@ -32,7 +32,7 @@ def a_pair(run: FinishedRun, iteration: int, number: int) -> dict[str, object]:
 
 def test_a_pair_knows_all_that_led_to_it(run: FinishedRun, results: RunResults) -> None:
     pair = a_pair(run, 3, 5)
-    story = explain_pair(run.store, results, str(pair["key"]))
+    story = explain_row(run.store, results, str(pair["key"]))
     assert story.row == pair
     assert story.iteration == 3
     assert story.missing == []
@@ -76,7 +76,7 @@ def test_a_pair_knows_all_that_led_to_it(run: FinishedRun, results: RunResults) 
 
 
 def test_the_first_pairs_are_by_the_fine_tuned_model(run: FinishedRun, results: RunResults) -> None:
-    story = explain_pair(run.store, results, str(a_pair(run, 2, 0)["key"]))
+    story = explain_row(run.store, results, str(a_pair(run, 2, 0)["key"]))
     assert story.models["answers"].name == "M1"
     assert story.models["trained"].name == "M2"
     assert {shot.origin for shot in story.shots} == {"seed"}
@@ -84,27 +84,27 @@ def test_the_first_pairs_are_by_the_fine_tuned_model(run: FinishedRun, results: 
 
 def test_a_prefix_is_enough_if_it_is_one_pairs(run: FinishedRun, results: RunResults) -> None:
     pair = a_pair(run, 2, 3)
-    assert explain_pair(run.store, results, str(pair["key"])[:10]).row == pair
+    assert explain_row(run.store, results, str(pair["key"])[:10]).row == pair
     digits = Counter(
         str(a_pair(run, iteration, number)["key"])[0] for iteration in (2, 3) for number in range(8)
     )
     common, count = digits.most_common(1)[0]
     with pytest.raises(UnknownPair, match=f"{count} pairs of lab/demo or more begin so"):
-        explain_pair(run.store, results, common)
+        explain_row(run.store, results, common)
     with pytest.raises(UnknownPair, match="no key was given"):
-        explain_pair(run.store, results, "")
+        explain_row(run.store, results, "")
     with pytest.raises(
         UnknownPair, match=r"no pair of lab/demo has this key; it has 16 pairs in 2 iterations"
     ):
-        explain_pair(run.store, results, "feedfeedfeedfeed")
+        explain_row(run.store, results, "feedfeedfeedfeed")
 
 
 def test_a_prompts_key_leads_to_its_pair(run: FinishedRun, results: RunResults) -> None:
     """Alarms name prompts."""
     pair = a_pair(run, 2, 4)
-    story = explain_pair(run.store, results, str(pair["id"]))
+    story = explain_row(run.store, results, str(pair["id"]))
     assert (story.kind, story.key, story.row) == ("pair", pair["key"], pair)
-    assert story == explain_pair(run.store, results, str(pair["key"]))
+    assert story == explain_row(run.store, results, str(pair["key"]))
 
 
 def test_a_prompt_without_a_pair_is_told_too(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_a_prompt_without_a_pair_is_told_too(tmp_path: Path) -> None:
     preferences = run.results["preferences2"]
     emptied = preferences.model_copy(update={"files": {}})
     run.store.write(f"{stage_prefix(preferences.kind, preferences.key)}/result.json", result_bytes(emptied))
-    story = explain_pair(run.store, results_of_run(run.store, RUN), prompt)
+    story = explain_row(run.store, results_of_run(run.store, RUN), prompt)
     assert (story.kind, story.row, story.pairs) == ("prompt", None, ())
     assert len(story.answers) == 4
     assert story.prompt is not None
     assert "trained" not in story.models
     run.store.delete_prefix(stage_prefix(StageKind.ROLLOUT, run.results["rollout2"].key))
-    story = explain_pair(run.store, results_of_run(run.store, RUN), prompt)
+    story = explain_row(run.store, results_of_run(run.store, RUN), prompt)
     assert story.answers == []
     assert len(story.shots) == SHOTS + 1, "what is known of it as long as nobody has answered it"
 
@@ -127,7 +127,7 @@ def test_a_prompt_without_a_pair_is_told_too(tmp_path: Path) -> None:
 def test_a_pair_of_the_plan_that_counts_is_taken(run: FinishedRun) -> None:
     current = [result.key for name, result in run.results.items() if not name.endswith("3")]
     results = results_of_run(run.store, RUN, current=current)
-    assert explain_pair(run.store, results, str(a_pair(run, 3, 1)["key"])).iteration == 3, (
+    assert explain_row(run.store, results, str(a_pair(run, 3, 1)["key"])).iteration == 3, (
         "known, if superseded"
     )
     assert {one.result.iteration for one in results.of(StageKind.BUILD_PREFERENCES)} == {2}
@@ -137,15 +137,34 @@ def test_what_is_gone_is_said_and_the_rest_is_told(tmp_path: Path) -> None:
     run = FinishedRun(tmp_path, prompts=2, iterations=2)
     pair = a_pair(run, 2, 0)
     run.store.delete_prefix(stage_prefix(StageKind.GENERATE_PROMPTS, run.results["prompts2"].key))
-    story = explain_pair(run.store, results_of_run(run.store, RUN), str(pair["key"]))
+    story = explain_row(run.store, results_of_run(run.store, RUN), str(pair["key"]))
     assert story.prompt is None
     assert story.shots == []
     assert len(story.answers) == 4
     assert story.missing == ["the prompts result that Rollout 2 read is gone"]
     run.store.delete_prefix(f"{stage_prefix(StageKind.ROLLOUT, run.results['rollout2'].key)}/attempts")
-    story = explain_pair(run.store, results_of_run(run.store, RUN), str(pair["key"]))
+    story = explain_row(run.store, results_of_run(run.store, RUN), str(pair["key"]))
     assert story.answers == []
     assert f"the row {pair['id']} of Rollout 2 is gone" in story.missing
+
+
+def test_a_pair_that_another_prepare_fed_is_told_with_the_runs_own(tmp_path: Path) -> None:
+    """Of stages that are shared with another run, or from before an edit of the spec."""
+    run = FinishedRun(tmp_path, prompts=2, iterations=2)
+    run.take_over()
+    pair = str(a_pair(run, 2, 0)["key"])
+    current = [result.key for result in run.results.values()]
+    story = explain_row(run.store, results_of_run(run.store, RUN, current=current), pair)
+    assert story.missing == []
+    assert story.data["instructions"] == "a" * 12
+    assert story.m0["origin"] == "hf://tiny/model@abc"
+    assert {shot.origin for shot in story.shots} == {"seed"}
+    assert story.stages[0].digest == run.digest("prepare")
+    # What an edit has superseded may have read other sets: nothing is made up for it.
+    results = results_of_run(run.store, RUN, current=[run.results["prepare"].key])
+    story = explain_row(run.store, results, pair)
+    assert story.missing == ["the prepare result that Rollout 2 read is gone"]
+    assert story.data == {}
 
 
 def test_the_runs_of_a_store_are_found_by_their_marks(run: FinishedRun) -> None:

@@ -73,7 +73,7 @@ def test_a_ranked_row_leads_to_eft_examples(run: FinishedRun, results: RunResult
     assert trace.set == "ranked"
     assert len(trace.examples) == 1
     assert trace.trained == ["M1"]
-    assert names(list(trace.read_by)) == ["BuildEvaluations1"]
+    assert names(list(trace.read_by)) == ["BuildEvaluations1", "GeneratePrompts2", "GeneratePrompts3"]
     assert names(list(trace.recomputed))[:2] == ["BuildEvaluations1", "SupervisedFineTune1"]
     assert "TrainBaseline1" not in names(list(trace.recomputed))
     without = trace_row(run.store, results, "ranked-2")
@@ -81,13 +81,50 @@ def test_a_ranked_row_leads_to_eft_examples(run: FinishedRun, results: RunResult
     assert without.trained == []
 
 
-def test_a_held_out_row_is_only_measured_with(run: FinishedRun, results: RunResults) -> None:
+def test_stages_that_another_prepare_fed_are_traced_by_the_sets_they_read(
+    run: FinishedRun, results: RunResults, tmp_path: Path
+) -> None:
+    """Those that are shared with another run, and those from before an edit of the spec."""
+    shared = FinishedRun(tmp_path, prompts=SEEDS)
+    shared.take_over()
+    for row in ("line-4", "ranked-1", "held-out-0"):
+        expected = trace_row(run.store, results, row)
+        assert expected.recomputed
+        current = [result.key for result in shared.results.values()]
+        for known in (None, current):
+            found = trace_row(shared.store, results_of_run(shared.store, RUN, current=known), row)
+            assert names(list(found.read_by)) == names(list(expected.read_by))
+            assert names(list(found.recomputed)) == names(list(expected.recomputed))
+            assert found.trained == expected.trained
+
+
+def test_stages_of_an_older_set_do_not_read_a_row_of_the_new_one(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path, prompts=1, iterations=1)
+    old = run.results["prepare"]
+    run.commit(
+        "edited", old.kind, 0, {name: [run.store.read(f"stages/Prepare/{old.key}/{ref.path}")]
+                                for name, ref in old.files.items()},
+        data=old.data | {"instructions": "0" * 12}, counts=old.counts, report=old.report,
+    )  # fmt: skip
+    current = [one.key for name, one in run.results.items() if name != "prepare"]
+    results = results_of_run(run.store, RUN, current=current)
+    assert trace_row(run.store, results, "line-1").read_by == []
+    assert names(list(trace_row(run.store, results, "ranked-1").read_by)) == ["BuildEvaluations1"]
+
+
+def test_a_held_out_row_is_measured_with_and_new_prompts_keep_away_from_it(
+    run: FinishedRun, results: RunResults
+) -> None:
     trace = trace_row(run.store, results, run.held_out[0].key[:12])
     assert trace.set == "heldOut"
     assert trace.trained == []
-    assert (
-        names(list(trace.recomputed)) == names(list(trace.read_by)) == ["Evaluate1", "Evaluate2", "Evaluate3"]
-    )
+    assert names(list(trace.read_by)) == [
+        "Evaluate1", "GeneratePrompts2", "Evaluate2", "GeneratePrompts3", "Evaluate3",
+    ]  # fmt: skip
+    assert set(names(list(trace.recomputed))) == {
+        "Evaluate1", *(f"{kind}{number}" for number in (2, 3) for kind in
+        ("GeneratePrompts", "Rollout", "BuildPreferences", "PreferenceOptimize", "Evaluate")),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["instructions", "ranked", "heldOut"])

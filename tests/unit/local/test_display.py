@@ -1,5 +1,6 @@
 """What people see while a run goes on, and the tables at its end."""
 
+import dataclasses
 import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,10 +186,10 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def finished(stage, counts, metrics, seconds=10.0):
+def finished(stage, counts, metrics, report=None, seconds=10.0):
     result = StageResult(
         contract=1, kind=stage.kind, iteration=stage.iteration, key=stage.key, counts=counts, metrics=metrics,
-        seconds=seconds, pod="p",
+        report=report or {}, seconds=seconds, pod="p",
     )  # fmt: skip
     return Finished(stage, result)
 
@@ -241,9 +242,27 @@ def test_rows_and_tables_of_the_end(rollout):
         "1.2346",
     ):
         assert part in table
+    assert "Win rate" not in table, "nothing was compared"
+    compare = dataclasses.replace(stages[-1], kind=StageKind.COMPARE)
+    intervals = {"previous": {"win_rate": [48.24, 61.0]}}
+    [compared] = results_report.iteration_rows(
+        [finished(compare, {}, {"winRate": 0.546}, {"intervals": intervals})]
+    )
+    table = text_of(results_report.iterations_table([row, compared]))
+    for part in ("Win rate", "54.6%", "48.2% to 61.0%"):
+        assert part in table
     table = text_of(results_report.stages_table(costs, 3 * 2**30))
     for part in ("152.0", "6,000", "1.00 GiB", "3.00 GiB", "40"):
         assert part in table
+
+
+def test_the_table_says_which_candidate_was_chosen(rollout):
+    _, spec, _, _ = rollout
+    summary = StageSummary(stage="Prepare", iteration=0, digest="ab" * 8, data=DATA)
+    stage = list(build_graph(spec, run_uid="u", contract=CONTRACT_VERSION, prepare=summary).stages)[-1]
+    select = dataclasses.replace(stage, kind=StageKind.SELECT)
+    rows = results_report.iteration_rows([finished(select, {}, {}, {"chosen": "candidate 2 of 4"})])
+    assert "chosen: candidate 2 of 4" in " ".join(text_of(results_report.iterations_table(rows)).split())
 
 
 def test_peak_memory_is_kept_by_stage_and_over_restarts(tmp_path):

@@ -133,8 +133,9 @@ def test_prepare_has_no_limit_of_disk_while_nobody_knows_the_model() -> None:
     assert "sizeLimit" in scratch(StageKind.ROLLOUT)
 
 
-def test_a_comparison_asks_its_endpoint_with_the_key_of_the_users_secret() -> None:
-    found = env(plan(MEASURED), StageKind.COMPARE)
+@pytest.mark.parametrize("kind", [StageKind.COMPARE, StageKind.SELECT])
+def test_a_comparison_asks_its_endpoint_with_the_key_of_the_users_secret(kind: StageKind) -> None:
+    found = env(plan(MEASURED), kind)
     assert found[environment.SERVER_URL["referee"]] == "https://judge.example/v1"
     assert found[environment.REFEREE_API_KEY] == {"secretKeyRef": {"name": "judge-key", "key": "apiKey"}}
     assert environment.WRITER_API_KEY not in found
@@ -166,3 +167,19 @@ def test_the_report_is_told_the_story_without_pod_templates() -> None:
         for kind in DATA
         if kind is not StageKind.REPORT
     )
+
+
+def test_the_report_is_told_no_option_that_asks_for_a_secret() -> None:
+    options = {"hf-token": "hf_secret", "max-num-batched-tokens": "8192"}
+    block = {
+        "serving": {"extraArgs": options, "judge": {"extraArgs": options}},
+        "judge": {"modelUri": "s3://models/judge"},
+    }
+    made = plan(merged(MEASURED, block))
+    (config_map, *_) = made.objects(StageKind.REPORT)
+    assert "hf_secret" not in config_map["data"]["config.json"]
+    story = stage_config(made.context, made.stages[StageKind.REPORT]).story
+    assert story is not None
+    assert story.spec.serving.judge is not None
+    for pool in (story.spec.serving, story.spec.serving.judge):
+        assert pool.extra_args == {"hf-token": "…", "max-num-batched-tokens": "8192"}

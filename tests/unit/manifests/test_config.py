@@ -9,6 +9,8 @@ from manifest_scenarios import CPU, JUDGE, PAPER, TEMPLATES, WRITER, key, plan
 from selfrewarding.contract.config import ServeConfig, StageConfig
 from selfrewarding.contract.stages import TRAINING, StageKind
 from selfrewarding.manifests import MissingResult, serve_config, stage_config
+from selfrewarding.plan.aside import report_stage
+from selfrewarding.plan.stage import Graph
 
 
 @pytest.mark.parametrize("block", [CPU, PAPER, JUDGE, WRITER, TEMPLATES])
@@ -39,6 +41,24 @@ def test_parents_and_models_are_pinned_by_the_digests_of_their_results() -> None
     assert base.stage is not None
     assert (base.name, base.uri, base.stage.key) == ("M1", None, sft.key)
     assert base.stage.digest == made.context.results[sft.short].digest
+
+
+@pytest.mark.parametrize("why", [None, "The judge is no better than a coin."])
+def test_a_report_is_told_what_the_judge_has_not_reached(why: str | None) -> None:
+    made = plan()
+    prepare = made.stages[StageKind.PREPARE]
+    report = report_stage(
+        Graph(prepare=prepare),
+        [prepare],
+        run_uid="u",
+        decided="",
+        uncalibrated=why,
+        spec=made.context.spec,
+        contract=1,
+    )
+    story = stage_config(made.context, report).story
+    assert story is not None
+    assert story.uncalibrated == why
 
 
 def test_a_fixed_model_is_named_by_its_address() -> None:

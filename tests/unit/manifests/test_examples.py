@@ -12,7 +12,9 @@ from selfrewarding.api.run import RawObject, StageSummary
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.manifests import RunContext, holder_objects, stage_objects
-from selfrewarding.plan.graph import Holder, Stage, outline, resolve_stage
+from selfrewarding.plan.aside import resolve_stage
+from selfrewarding.plan.graph import outline
+from selfrewarding.plan.stage import Holder, Stage
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples").glob("*.yaml"))
 

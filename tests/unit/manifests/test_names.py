@@ -17,7 +17,7 @@ from selfrewarding.manifests import (
     service_name,
     stage_name,
 )
-from selfrewarding.plan.graph import Holder, Stage
+from selfrewarding.plan.stage import Holder, Stage
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")

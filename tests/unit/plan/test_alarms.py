@@ -1,6 +1,7 @@
 """Alarms: the table beside the spec's own words, each at its threshold, and what a run makes of them."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.planned_runs import cluster_at
 
 from selfrewarding.api.evaluation import AlarmsSpec
-from selfrewarding.api.run import Metrics
+from selfrewarding.api.run import AlarmStatus, Metrics, SelfRewardingRunStatus
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.alarms import ALARMS, AlarmRule, Round, sounding
+from selfrewarding.plan.alarms import ALARMS, AlarmRule, Round, said_once, sounding
 from selfrewarding.plan.report import MAX_TEXT
 
 BY_NAME = {rule.name: rule for rule in ALARMS}
@@ -48,10 +49,11 @@ def test_an_alarm_sounds_beyond_its_threshold_and_not_at_it(rule: AlarmRule) -> 
         assert sounding(AlarmsSpec(), measured(rule, rule.threshold)) == []
     (alarm,) = sounding(AlarmsSpec(), measured(rule, rule.threshold + step))
     assert (alarm.name, alarm.action, alarm.threshold) == (to_camel(rule.name), rule.action, rule.threshold)
+    assert alarm.stage == ("Rollout" if rule.measured_as == "value" else "Evaluate")
     assert alarm.value == pytest.approx(rule.threshold + step)
     assert f"alarms.{alarm.name}.threshold" in alarm.message
     assert "Try " in alarm.message
-    assert "srr report" in alarm.message
+    assert "`srr report` names them, `srr explain KEY` tells their story" in alarm.message
     assert ("action to Warn" in alarm.message) == (rule.action == "Stop")
     assert len(f"The alarm {alarm.name} ended the run in iteration 20: {alarm.message}") <= MAX_TEXT
 
@@ -102,6 +104,22 @@ def test_an_alarm_sounds_once_a_round_by_the_first_stage_that_shows_it() -> None
     assert alarm.value == 0.3
     later = Round(number=2, stages=(("Rollout", {"validRate": 0.9}), ("Evaluate", {"validRate": 0.2})))
     assert sounding(AlarmsSpec(), later)[0].value == 0.2
+
+
+def test_status_stays_small_though_every_alarm_sounds_in_every_round() -> None:
+    told: list[AlarmStatus] = []
+    for number in range(1, 21):
+        for rule in ALARMS:
+            step = 0.01 if rule.direction == "above" else -0.01
+            round_ = replace(measured(rule, rule.threshold + step), number=number)
+            told = said_once([*told, *sounding(AlarmsSpec(), round_)])
+    status = SelfRewardingRunStatus.model_validate({"alarms": told})  # the schema's own limit holds
+    assert len(status.alarms) == 300
+    assert len(status.model_dump_json(by_alias=True)) < 80_000
+    for alarm in status.alarms:
+        assert ("Try " in alarm.message) == (alarm.iteration == 20)
+        assert re.match(r"\w+: ", alarm.message)
+        assert "(" in alarm.message or alarm.iteration < 20
 
 
 # ---------------------------------------------------------------------- in a run
@@ -203,6 +221,27 @@ def test_a_warning_is_told_once_and_kept() -> None:
     assert cluster.events.count("Alarm") == 1
 
 
+def test_a_warning_of_the_next_round_takes_over_what_to_try() -> None:
+    cluster = cluster_at(StageKind.ROLLOUT, 2)
+    for number in (2, 3):
+        while not any(
+            one.child.iteration == number for one in cluster.jobs() if one.child.stage is StageKind.ROLLOUT
+        ):
+            for one in list(cluster.jobs()):
+                cluster.succeed(one)
+            cluster.later(31)
+            cluster.settle()
+            cluster.run_pods()
+        cluster.succeed(cluster.job(StageKind.ROLLOUT, number), metrics={"truncatedRate": 0.5})
+    cluster.finish_everything()
+    first, second = (alarm.message for alarm in cluster.status.alarms)
+    assert first == "Rollout: 50 % of the answers were cut by length"
+    assert second.startswith(
+        f"{first} (alarms.truncated.threshold: at most 0.3). Try a higher responses.maxTokens"
+    )
+    assert cluster.events.count("Alarm") == 2
+
+
 def test_growth_and_fall_are_of_the_models_that_status_keeps() -> None:
     """Metrics of an iteration that is over are trimmed from its results: the models have them."""
     cluster = FakeCluster(spec=merged(SPEC, {}))
@@ -235,6 +274,29 @@ def test_an_alarm_of_the_last_stage_stops_before_the_next_iteration() -> None:
     cluster.finish_everything()
     assert [model.name for model in cluster.status.models] == ["Baseline", "M1", "M2", "M3"]
     assert [(alarm.name, alarm.action) for alarm in cluster.status.alarms] == [("positionBias", "Warn")]
+
+
+@pytest.mark.parametrize(
+    ("judge", "alarms", "action"),
+    [
+        pytest.param({}, {}, "Stop", id="the model itself rewards by place"),
+        pytest.param({"modelUri": "s3://models/referee"}, {}, "Warn", id="a fixed judge only measures"),
+        pytest.param(
+            {"endpoint": {"url": "https://llm.example.com/v1", "model": "large"}}, {}, "Warn", id="an endpoint too"
+        ),
+        pytest.param(
+            {"modelUri": "s3://models/referee"}, {"positionBias": {"action": "Stop"}}, "Stop", id="what the spec says counts"
+        ),
+    ],
+)  # fmt: skip
+def test_the_bias_of_a_judge_that_is_not_the_model_ends_no_run(
+    judge: dict[str, Any], alarms: dict[str, Any], action: str
+) -> None:
+    cluster = cluster_at(StageKind.COMPARE, 2, evaluation={"headToHead": {"judge": judge}}, alarms=alarms)
+    cluster.succeed(cluster.job(StageKind.COMPARE), metrics={"positionBias": 0.9})
+    cluster.settle()
+    (alarm,) = cluster.status.alarms
+    assert (alarm.name, alarm.action) == ("positionBias", action)
 
 
 def test_a_run_that_finds_all_results_in_the_store_is_stopped_as_well() -> None:

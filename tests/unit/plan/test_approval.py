@@ -5,7 +5,7 @@ from tests.support.planned_runs import cluster_at
 
 from selfrewarding.api.run import SelfRewardingRunStatus
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.approval import NothingHeld, held_model
+from selfrewarding.plan.approval import NothingHeld, approval_of, held_model
 
 HELD = {"gate": {"approval": "Manual"}}
 STRICT = {"metric": "pairwiseAccuracy", "minimum": 0.9, "action": "Stop"}
@@ -27,6 +27,21 @@ def test_the_held_model_is_found_and_its_approval_lets_the_run_go_on() -> None:
     cluster.settle()
     with pytest.raises(NothingHeld, match="the run is at GeneratePrompts of iteration 2"):
         held_model(cluster.status, cluster.annotations)
+
+
+@pytest.mark.parametrize(("alone", "gate"), [(False, "Held"), (True, "Promoted")])
+def test_a_model_that_an_edit_makes_anew_is_held_again_unless_its_iteration_is_approved(alone, gate) -> None:
+    cluster = held_at_m1()
+    model = held_model(cluster.status, {})
+    cluster.annotations = {"selfrewarding.dev/approve": "1" if alone else approval_of(model)}
+    cluster.settle()
+    assert cluster.status.models[-1].gate == "Promoted"
+    cluster.edit({"sft": {"learningRate": 1e-5}})
+    with pytest.raises(AssertionError, match="waiting for a person"):
+        cluster.finish_everything(rounds=20)
+    remade = next(one for one in cluster.status.models if one.name == "M1")
+    assert remade.digest != model.digest
+    assert remade.gate == gate
 
 
 def test_another_iteration_than_the_held_one_is_refused_with_what_is_held() -> None:

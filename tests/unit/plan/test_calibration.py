@@ -11,6 +11,7 @@ from tests.support.planned_runs import cluster_at
 
 from selfrewarding.api.algorithm import CalibrationSpec
 from selfrewarding.api.run import Metrics, SelfRewardingRunSpec, StageSummary
+from selfrewarding.contract.config import ReportParameters
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.calibration import why_not_calibrated
 
@@ -80,6 +81,35 @@ def test_a_judge_that_is_no_good_ends_the_run_before_its_first_rollout() -> None
     assert "JudgeNotCalibrated" in cluster.events
     message = next(c.message for c in cluster.status.conditions if c.type == "Failed")
     assert "pairwise accuracy is 0.3" in message
+
+
+def test_the_report_tells_that_the_judge_ended_the_run() -> None:
+    cluster = cluster_at(StageKind.EVALUATE, 1)
+    cluster.succeed(cluster.job(StageKind.EVALUATE), metrics={"pairwiseAccuracy": 0.3, "validRate": 0.9})
+    cluster.settle()
+    cluster.run_pods()
+    before = report_of(cluster)
+    assert before.uncalibrated is None
+    cluster.edit(CALIBRATED)
+    for _ in range(3):
+        cluster.settle()
+        cluster.run_pods()
+        for one in cluster.jobs():
+            if one.child.stage is not StageKind.REPORT:
+                cluster.succeed(one)
+        cluster.later(31)
+    after = report_of(cluster)
+    assert after.uncalibrated is not None
+    assert "pairwise accuracy is 0.3" in after.uncalibrated
+    assert cluster.condition("Ready") == ("True", "Reporting")
+
+
+def report_of(cluster: FakeCluster) -> ReportParameters:
+    """What the newest report that runs was asked for."""
+    stage = [one.stage for one in cluster.jobs() if one.child.stage is StageKind.REPORT][-1]
+    assert stage is not None
+    assert isinstance(stage.parameters, ReportParameters)
+    return stage.parameters
 
 
 @pytest.mark.parametrize(

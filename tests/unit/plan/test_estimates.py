@@ -165,6 +165,13 @@ def test_answers_to_evaluation_prompts_and_comparisons_are_counted() -> None:
     assert generated_tokens(stage(StageKind.COMPARE, evaluation=on_ranks), COUNTS) == 2 * 6 * 50, (
         "the baseline alone"
     )
+    more = on_ranks | {"headToHead": {"prompts": 256, "maxTokens": 50}}
+    assert generated_tokens(stage(StageKind.COMPARE, evaluation=more), COUNTS) == 2 * 8 * 50, "8 are held out"
+    endpoint = {"judge": {"endpoint": {"url": "https://llm.example.com/v1", "model": "large"}}}
+    foreign = on_ranks | {"headToHead": endpoint}
+    assert generated_tokens(stage(StageKind.COMPARE, evaluation=foreign), COUNTS) == 0, (
+        "nothing of it is ours"
+    )
     own = stage(
         StageKind.EVALUATE, evaluation={"answers": answers, "prompts": sets, "headToHead": {"set": "chat"}}
     )

@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
-from tests.support.builders import make_spec, prepared
+from tests.support.builders import make_spec, merged, prepared
 
+from selfrewarding.contract.config import PrepareParameters
 from selfrewarding.contract.keys import short
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.graph import Graph, Stage, build_graph, outline, resolve_stage
+from selfrewarding.plan.aside import resolve_stage
+from selfrewarding.plan.graph import build_graph, outline
+from selfrewarding.plan.stage import Graph, Stage
 
 WRITER = {"promptGeneration": {"writer": {"modelUri": "s3://models/writer"}}}
 ENDPOINT = {
@@ -173,6 +176,64 @@ def test_a_request_always_fits_the_estimated_length() -> None:
     assert holder.max_model_len % 256 == 0
 
 
+BENCH = {"name": "mtbench", "uri": "s3://data/question.jsonl", "format": "MtBench"}
+CHAT = {"name": "chat", "uri": "s3://data/chat.jsonl"}
+ANSWERS = {"maxTokens": 4000}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "answered", "compared"),
+    [
+        pytest.param({"prompts": [CHAT]}, 1 * 4000, 0, id="one turn"),
+        pytest.param({"prompts": [CHAT, BENCH]}, 2 * 4000, 0, id="the second turn stands behind the first answer"),
+        pytest.param({"headToHead": {}}, 1 * 4000, 2 * 4000, id="two answers to held-out prompts are compared"),
+        pytest.param(
+            {"prompts": [CHAT, BENCH], "headToHead": {"set": "mtbench"}}, 2 * 4000, 4 * 4000,
+            id="two conversations are compared",
+        ),
+        pytest.param(
+            {"prompts": [CHAT, BENCH], "headToHead": {"set": "chat"}}, 2 * 4000, 2 * 4000,
+            id="of a set with one turn",
+        ),
+    ],
+)  # fmt: skip
+def test_servers_take_evaluation_prompts_with_all_their_turns(
+    evaluation: dict[str, Any], answered: int, compared: int
+) -> None:
+    referee = {"judge": {"modelUri": "s3://models/referee"}}
+    if compared:
+        evaluation = evaluation | {"headToHead": evaluation["headToHead"] | referee}
+    graph = graph_of({"evaluation": evaluation | {"answers": ANSWERS}})
+    policy = find(graph, StageKind.EVALUATE, 1).holders["policy"].max_model_len
+    assert answered < policy < answered + 4000
+    if compared:
+        length = find(graph, StageKind.COMPARE, 2).holders["referee"].max_model_len
+        assert compared < length < compared + 4000
+
+
+def test_prepare_knows_how_long_answers_get_where_a_later_turn_stands_behind_them() -> None:
+    def told(*sets: dict[str, str]) -> int | None:
+        spec = make_spec({"evaluation": {"prompts": list(sets), "answers": ANSWERS}})
+        parameters = outline(spec, contract=1).prepare.parameters
+        assert isinstance(parameters, PrepareParameters)
+        return parameters.answer_tokens
+
+    assert told(CHAT) is None, "no key changes by what is not read"
+    assert told(CHAT, BENCH) == 4000
+
+
+def test_prepare_knows_the_length_that_the_servers_are_planned_with() -> None:
+    def told(evaluation: dict[str, Any]) -> tuple[int | None, int]:
+        graph = graph_of({"evaluation": evaluation})
+        parameters = graph.prepare.parameters
+        assert isinstance(parameters, PrepareParameters)
+        return parameters.planned_len, find(graph, StageKind.EVALUATE, 1).holders["policy"].max_model_len
+
+    planned, served = told({"prompts": [CHAT, BENCH], "answers": ANSWERS})
+    assert planned == served
+    assert told({"headToHead": {}})[0] is None, "no key changes by what is not read"
+
+
 @pytest.mark.parametrize(
     ("training", "expected"),
     [({"nodes": 2, "gpusPerNode": 8}, 16), ({"nodes": 2, "gpusPerNode": 8, "device": "Cpu"}, 0)],
@@ -292,6 +353,20 @@ def test_comparisons_are_judged_by_whom_the_spec_names(judge: dict[str, Any], po
     assert {role: holder.pool for role, holder in compare.holders.items()} == pools
     evaluate = find(graph, StageKind.EVALUATE, 2)
     assert set(evaluate.holders) == {"judge", "policy"}, "the model answers, the dedicated judge scores"
+
+
+def test_models_are_compared_where_there_are_prompts_to_compare_them_on() -> None:
+    """Held-out rows are named and none is left of them; there are evaluation prompts, which are answered all the same."""
+    prompts = [{"name": "chat", "uri": "s3://data/chat.jsonl"}]
+    spec = {"evaluation": {"headToHead": {}, "prompts": prompts}, "dpo": {"earlyStopping": {}}}
+    data = {"instructions": "i", "ranked": "r", "model": "m", "evaluationPrompts": "e"}
+    without = names(graph_of(spec, data=data))
+    assert "Evaluate2" in without
+    assert without.count("Evaluate1") == 1, "the baseline is measured to be compared with"
+    assert not {"Compare1", "Compare2", "Answer2", "Select2"} & set(without)
+    assert {"Compare1", "Compare2", "Answer2", "Select2"} <= set(names(graph_of(spec)))
+    on_own = merged(spec, {"evaluation": {"headToHead": {"set": "chat"}}})
+    assert {"Compare1", "Compare2", "Answer2", "Select2"} <= set(names(graph_of(on_own, data=data)))
 
 
 def test_prompts_of_ones_own_are_answered_without_ranked_rows() -> None:

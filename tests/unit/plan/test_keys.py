@@ -13,7 +13,8 @@ from tests.support.builders import make_spec, merged, prepared
 
 from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.keys import digest
-from selfrewarding.plan.graph import Graph, build_graph
+from selfrewarding.plan.graph import build_graph
+from selfrewarding.plan.stage import Graph
 
 ORDER = [
     "Prepare0", "TrainBaseline1", "BuildEvaluations1", "SupervisedFineTune1", "Evaluate1",
@@ -52,15 +53,14 @@ TABLE: dict[str, frozenset[str]] = {
     "judge.calibration": NOTHING,  # what the judge must reach changes nothing that it says
     "preferences": since("BuildPreferences2"),
     "dpo": PREPARE | since("PreferenceOptimize2"),
+    "dpo.earlyStopping": PREPARE | {"PreferenceOptimize2", "Answer2", "Select2", "Evaluate2", "Compare2"},
     "evaluation": frozenset({"Evaluate1", "Evaluate2"}),
-    "evaluation.prompts": PREPARE
-    | {"Evaluate1"}
-    | since("GeneratePrompts2"),  # no new prompt may be one of them
+    "evaluation.prompts": PREPARE | since("Evaluate1"),  # new prompts keep away from them
     "evaluation.answers": EVALUATES | COMPARES,
     "evaluation.headToHead": COMPARES,
     "evaluation.headToHead.against": frozenset({"Compare2"}),  # the first has the baseline alone in any case
     "evaluation.headToHead.judge.modelUri": PREPARE | COMPARES,  # Prepare looks at the model
-    "evaluation.headToHead.set": EVALUATES | COMPARES,
+    "evaluation.headToHead.set": EVALUATES | COMPARES,  # the held-out prompts are answered no more
     "evaluation.headToHead.prompts": EVALUATES | COMPARES,
     "evaluation.headToHead.judge.endpoint.apiKeySecretName": NOTHING,
     "evaluation.headToHead.judge.endpoint.maxConcurrency": NOTHING,
@@ -112,6 +112,7 @@ AROUND: dict[str, dict[str, Any]] = {
     "artifacts.caBundle": {"artifacts": {"caBundle": {"configMapName": "ca"}}},
     "artifacts.credentials.serviceAccountName": {},
     "dpo.lossWeights": {"dpo": {"lossWeights": [1.0]}},
+    "dpo.earlyStopping": {"dpo": {"earlyStopping": {}}, "evaluation": {"headToHead": {}}},
     "training.deepspeed.offloadParameters": {"training": {"deepspeed": {"zeroStage": 3}}},
     "training.gpusPerNode": {"training": {"gpusPerNode": 1}},
 }
@@ -265,7 +266,7 @@ def test_a_changed_field_changes_exactly_the_keys_of_the_stages_that_depend_on_i
     [
         ("instructions", ALL - PREPARE),
         ("ranked", since("BuildEvaluations1")),
-        ("heldOut", {"Evaluate1", "Evaluate2"}),
+        ("heldOut", since("Evaluate1")),  # new prompts keep away from them
         ("model", ALL - PREPARE),
         ("evaluations", NOTHING),
     ],
@@ -277,6 +278,51 @@ def test_changed_data_changes_the_keys_of_the_stages_that_read_it(name: str, exp
     after = build_graph(spec, run_uid="u", contract=1, prepare=prepared(data=data | {name: "000000000000"}))
     old, new = keys(before), keys(after)
     assert {stage for stage in old if old[stage] != new[stage]} == expected
+
+
+def test_evaluation_prompts_are_in_the_keys_of_what_answers_them_and_of_what_keeps_away_from_them() -> None:
+    spec = make_spec({"iterations": 2, "evaluation": {"prompts": [PROMPT_SET]}})
+    old, new = (
+        keys(
+            build_graph(
+                spec,
+                run_uid="u",
+                contract=1,
+                prepare=prepared(data=prepared().data | {"evaluationPrompts": digest}),
+            )
+        )
+        for digest in ("1" * 12, "2" * 12)
+    )
+    assert {stage for stage in old if old[stage] != new[stage]} == since("Evaluate1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"uri": "s3://elsewhere/chat.json"}, {"format": "AlpacaEval"}, {"maxRows": 900}]
+)
+def test_evaluation_prompts_are_in_keys_by_their_rows_and_not_by_where_they_come_from(
+    change: dict[str, Any],
+) -> None:
+    sets = {"prompts": [PROMPT_SET], "headToHead": {"set": "chat"}}
+    spec = {"iterations": 2, "evaluation": sets, "dpo": {"earlyStopping": {}}}
+    moved = merged(spec, {"evaluation": {"prompts": [PROMPT_SET | change]}})
+    assert {"Answer2", "Select2", "Compare2"} <= keys(graph(make_spec(spec))).keys()
+    assert changed(make_spec(spec), make_spec(moved)) == PREPARE
+    renamed = merged(
+        spec, {"evaluation": {"prompts": [PROMPT_SET | {"name": "other"}], "headToHead": {"set": "other"}}}
+    )
+    assert (
+        changed(make_spec(spec), make_spec(renamed))
+        > PREPARE | EVALUATES & keys(graph(make_spec(spec))).keys()
+    )
+
+
+@pytest.mark.parametrize("change", [{"prompts": 9}, {"set": "other"}])
+def test_answers_to_evaluation_prompts_do_not_depend_on_how_many_are_compared(change: dict[str, Any]) -> None:
+    """All sets are answered, whichever of them models are compared on."""
+    prompts = [PROMPT_SET, PROMPT_SET | {"name": "other"}]
+    spec = {"iterations": 2, "evaluation": {"prompts": prompts, "headToHead": {"set": "chat"}}}
+    edited = merged(spec, {"evaluation": {"headToHead": change}})
+    assert changed(make_spec(spec), make_spec(edited)) == COMPARES
 
 
 def test_own_evaluation_rows_are_in_the_keys_of_what_is_trained_on_them() -> None:

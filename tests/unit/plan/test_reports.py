@@ -12,7 +12,8 @@ from tests.support.planned_runs import GPU, cluster_at
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.result import TerminationMessage
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.graph import outline, report_stage
+from selfrewarding.plan.aside import report_stage
+from selfrewarding.plan.graph import outline
 from selfrewarding.plan.observed import Phase
 from selfrewarding.plan.view import REPORT_TIME, REPORT_TRIES
 
@@ -201,6 +202,17 @@ def test_a_report_is_the_runs_own_though_all_its_stages_are_shared() -> None:
 
 
 # ---------------------------------------------------------------------- edits and looks at the store
+
+
+def test_a_tracker_that_a_finished_run_is_given_gets_its_numbers_once() -> None:
+    cluster = cluster_of()
+    cluster.finish_everything()
+    computed = list(cluster.computed)
+    for _ in range(2):
+        cluster.edit({"tracking": {"tensorBoard": True}})
+        cluster.finish_everything()
+        assert cluster.reported == [1, 2, 2]
+    assert cluster.computed == computed
 
 
 def test_a_report_goes_on_while_prepare_and_resolve_look_at_an_edit() -> None:
@@ -518,6 +530,43 @@ def test_a_store_that_fails_a_report_is_asked_nothing_for_its_sake() -> None:
     assert cluster.condition("Stalled")[0] == "False"
     cluster.finish_everything()
     assert cluster.reported[-1] == 2
+
+
+@pytest.mark.parametrize(
+    "said", [TerminationMessage(failure="StoreUnavailable", message="503 Slow Down"), None]
+)
+def test_a_store_or_nodes_that_fail_more_often_than_a_report_may_do_not_cost_it(
+    said: TerminationMessage | None,
+) -> None:
+    cluster = cluster_of(iterations=1)
+    until_first_report(cluster)
+    for _ in range(REPORT_TRIES + 2):
+        cluster.run_pods()
+        for one in cluster.jobs():
+            cluster.fail(one, termination=said, reason="" if said else "Evicted")
+        cluster.settle()
+        cluster.later(310)
+        cluster.settle()
+    cluster.finish_everything()
+    assert cluster.reported == [1] * (REPORT_TRIES + 3)
+    assert [key.stage for key in cluster.status.results.values()].count("Report") == 1
+
+
+def test_a_report_whose_parents_stay_gone_is_given_up() -> None:
+    cluster = cluster_of(iterations=1)
+    until_first_report(cluster)
+    began = cluster.now
+    for _ in range(REPORT_TRIES):
+        cluster.settle()
+        cluster.run_pods()
+        for one in cluster.jobs():
+            cluster.fail(
+                one, exit_code=5, termination=TerminationMessage(failure="ParentMissing", message="Gone.")
+            )
+        cluster.later(120)
+    cluster.finish_everything()
+    assert cluster.now < began + REPORT_TIME
+    assert cluster.reported == [1] * REPORT_TRIES
 
 
 def test_its_failures_are_told_by_its_name_and_the_last_one_with_what_to_do() -> None:

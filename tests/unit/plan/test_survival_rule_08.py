@@ -8,8 +8,8 @@ from selfrewarding.api.run import StageSummary
 from selfrewarding.contract.keys import artifact_label, digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.facts import gather_facts
-from selfrewarding.plan.graph import Stage
 from selfrewarding.plan.observed import Rival
+from selfrewarding.plan.stage import Stage
 
 
 def stages_of(cluster: FakeCluster) -> list[Stage]:

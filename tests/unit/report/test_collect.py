@@ -6,11 +6,14 @@ import json
 import pytest
 from tests.support.finished_run import finished_run
 
+from selfrewarding.api.evaluation import Alarm, AlarmsSpec, ShareAlarm
 from selfrewarding.api.run import AlarmStatus
 from selfrewarding.contract.artifacts import EVIDENCE, METRICS, PAIRS, ROLLOUT, ROLLOUT_INDEX
 from selfrewarding.contract.config import StageRef
 from selfrewarding.contract.result import FileRef, result_bytes, result_digest
 from selfrewarding.report.collect import collect, load
+from selfrewarding.report.page import render
+from selfrewarding.report.wording import ALARM_NAMES
 from selfrewarding.store.errors import Unavailable
 from selfrewarding.store.row_index import IndexWriter
 
@@ -74,8 +77,66 @@ def test_each_iteration_has_its_numbers(whole):
         assert one.win_rate.value == pytest.approx(compared[one.opponent]["win_rate"] / 100)
         assert one.win_rate.low == pytest.approx(compared[one.opponent]["intervals"]["win_rate"][0] / 100)
         assert one.wins + one.ties + one.losses == one.prompts
+        subsets = compared[one.opponent]["by_category"]
+        assert [(subset.name, subset.prompts) for subset in one.subsets] == [("math", 150), ("writing", 50)]
+        rate = one.subsets[1].metrics["winRate"]
+        assert [100 * rate.low, 100 * rate.high] == pytest.approx(subsets["writing"]["intervals"]["win_rate"])
+    bias = story.iterations[2].position_bias
+    assert (bias.high - bias.low) == pytest.approx(0.06)
     assert story.fixed_judge == "s3://models/referee-70b"
     assert story.data["heldOut"] == "c03d5e1f8a20"
+
+
+def test_a_run_that_its_judge_ended_says_so(small):
+    assert told(small).ending is None
+    story = small.story.model_copy(update={"uncalibrated": "The judge does not reach judge.calibration."})
+    ending = collect(small.store, small.run, load(small.store, small.stages), story).ending
+    assert ending == "The judge does not reach judge.calibration."
+
+
+def test_alarms_that_are_off_are_told_by_the_names_that_the_page_has(small):
+    assert told(small).alarms_off == ()
+    alarms = AlarmsSpec(tie_rate=ShareAlarm(action="Off"), pair_yield=Alarm(action="Off", threshold=0.2))
+    spec = small.story.spec.model_copy(update={"alarms": alarms})
+    story = small.story.model_copy(update={"spec": spec})
+    off = collect(small.store, small.run, load(small.store, small.stages), story).alarms_off
+    assert sorted(off) == ["pairYield", "tieRate"]
+    assert set(ALARM_NAMES) == {field.alias for field in AlarmsSpec.model_fields.values()}
+
+
+def test_near_duplicates_that_prepare_found_are_told(run):
+    assert told(run).near_duplicates == {}
+    report = {
+        "seedData": {"nearDuplicates": {"found": 1234, "rows": []}},
+        "evaluationPrompts": {"nearDuplicates": {"found": 0, "rows": []}},
+    }
+    recommit(run, "Prepare-0", report=report)
+    assert told(run).near_duplicates == {
+        "seed prompts like one of another seed set": 1234,
+        "evaluation prompts like one that is trained on": 0,
+    }
+    page = render(told(run))
+    assert "1,234 seed prompts like one of another seed set, 0 evaluation prompts like one" in page
+    assert "flatter a judge" in page
+
+
+def test_the_page_says_why_a_win_rate_is_not_defined_and_shows_it_by_category(run):
+    document = json.loads(run.path("Compare-2", METRICS).read_text())
+    document["opponents"]["previous"] |= {
+        "win_rate": None, "undefined": {"win_rate": "no prompt with two valid verdicts"},
+    }  # fmt: skip
+    content = json.dumps(document).encode()
+    run.path("Compare-2", METRICS).write_bytes(content)
+    ref = (
+        run.results["Compare-2"]
+        .files[METRICS]
+        .model_copy(update={"size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+    )
+    recommit(run, "Compare-2", files=run.results["Compare-2"].files | {METRICS: ref})
+    page = render(told(run))
+    assert "M2 against M1: win rate is not defined (no prompt with two valid verdicts)." in page
+    assert "M2 against Baseline by category" in page
+    assert '<th scope="row"><bdi>writing</bdi></th><td>50</td>' in page
 
 
 def test_the_manifest_is_one_that_runs(whole):
@@ -154,6 +215,33 @@ def test_an_alarm_brings_the_rows_that_show_it(run):
     assert [row.excerpt for row in alarm.evidence] == [texts[row["key"]] for row in evidence]
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "key", "beginning"),
+    [
+        ("validRate", "Rollout", None, None),
+        ("validRate", "Evaluate", "h0", "Held-out question h0, judged by M2?"),
+        ("judgeCorrelation", "Evaluate", "h0", "Held-out question h0, judged by M2?"),
+        ("positionBias", "Compare", "previous/p0", "What are three common mistakes people make with bees?"),
+    ],
+)
+def test_the_rows_are_those_of_the_stage_that_sounded(run, name, stage, key, beginning):
+    """Rollout and Evaluate both measure validRate; the baseline's Evaluate, in the first iteration, is nobody's."""
+    baseline = run.results["Evaluate-1"]
+    run.stages["Evaluate-0"] = run.stages.pop("Evaluate-1")
+    assert baseline.iteration == 1
+    alarms = [
+        ALARM.model_copy(update={"name": name, "stage": stage}),
+        ALARM.model_copy(update={"name": "judgeCorrelation", "stage": "Evaluate", "iteration": 1}),
+    ]
+    run.story = run.story.model_copy(update={"alarms": alarms})
+    alarm, first = told(run).alarms
+    if key is None:
+        row = rows(run, "Rollout-2", ROLLOUT)[0]
+        key, beginning = row["key"], row["prompt"][-1]["content"]
+    assert (alarm.evidence[0].key, alarm.evidence[0].excerpt) == (key, beginning)
+    assert first.evidence == ()
+
+
 @pytest.mark.parametrize("role", ["Prepare-0", "Evaluate-2", "Compare-2", "Rollout-2", "BuildPreferences-2"])
 @pytest.mark.parametrize("how", ["gone", "other", "cut"])
 def test_a_result_that_is_gone_or_damaged_takes_its_own_part_and_is_named(run, role, how):
@@ -203,7 +291,9 @@ def test_a_file_that_is_gone_or_damaged_is_named_and_the_rest_stays(run, role, n
         # The result has the intervals too.
         assert second.judge.metrics["spearman"].low is not None
     if role == "Compare-2":
-        assert [one.win_rate.low for one in second.comparisons] == [None, None]
+        # As for Evaluate; categories are in the file alone.
+        assert all(one.win_rate.low < one.win_rate.value < one.win_rate.high for one in second.comparisons)
+        assert [one.subsets for one in second.comparisons] == [(), ()]
 
 
 def test_rows_that_are_no_pairs_are_damage_and_no_crash(run):

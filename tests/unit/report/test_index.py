@@ -9,6 +9,7 @@ from tests.support.builders import make_spec
 from selfrewarding.api.run import AlarmStatus, ModelStatus, StageSummary
 from selfrewarding.contract.config import RunRef
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.report.collect import manifest
 from selfrewarding.report.index import IndexedStage, read_index, report_parts, run_index, write_index
 from selfrewarding.store.errors import Corrupt
 from selfrewarding.store.folder import FolderStore
@@ -61,6 +62,28 @@ def test_what_is_written_is_read_back_as_the_parts_of_a_report(tmp_path):
     assert [one.name for one in story.alarms] == ["tieRate"]
     assert story.gpus["SupervisedFineTune-1"] == 8
     assert story.handover_seconds == {"SupervisedFineTune-1": 12.5}
+
+
+def test_pod_templates_and_secret_options_are_in_no_index():
+    """Nor, then, on a page that `srr report` makes of it."""
+    template = {"podTemplate": {"metadata": {"annotations": {"note": "internal-host"}}}}
+    pool = template | {"extraArgs": {"hf-token": "hf_secret", "max-num-batched-tokens": "512"}}
+    spec = make_spec({"serving": pool | {"judge": pool}, "training": template, "sampler": template,
+                      "judge": {"modelUri": "s3://models/judge"}})  # fmt: skip
+    text = json.dumps(document(spec=spec))
+    assert "internal-host" not in text
+    assert "hf_secret" not in text
+    story = report_parts(document(spec=spec))[2]
+    assert story.spec.serving.extra_args["max-num-batched-tokens"] == "512"
+    assert "podTemplate" not in manifest(RUN, story)
+
+
+def test_what_the_judge_has_not_reached_is_read_back_too():
+    assert report_parts(document())[2].uncalibrated is None
+    assert (
+        report_parts(document(uncalibrated="No better than a coin."))[2].uncalibrated
+        == "No better than a coin."
+    )
 
 
 def test_stages_to_come_stand_in_it_too():

@@ -124,5 +124,6 @@ def test_a_line_is_one_line_and_short(text):
 
 def test_keys_are_named_by_their_beginning_and_others_as_they_are():
     assert short_key("ab" * 32) == "ab" * 8
+    assert short_key("previous/" + "ab" * 32) == "previous/" + "ab" * 8
     assert short_key("previous/p1") == "previous/p1"
     assert len(short_key("x" * 500)) < 60

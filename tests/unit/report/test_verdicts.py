@@ -13,6 +13,7 @@ from selfrewarding.report.story import (
     RunStory,
 )
 from selfrewarding.report.verdicts import verdicts
+from selfrewarding.report.wording import ALARM_NAMES
 
 
 def story(rate=None, accuracy=None, **changes):
@@ -57,6 +58,14 @@ def test_a_model_that_judges_itself_is_said_to():
 def test_what_is_not_measured_says_why():
     assert "evaluation.headToHead is not set" in verdicts(story(compared=False))[0].detail
     assert verdicts(story())[0].detail == "No comparison is finished yet."
+    unjudged = Comparison(
+        opponent="previous",
+        against="M1",
+        win_rate=None,
+        undefined={"winRate": "no prompt with two valid verdicts"},
+    )
+    compared = IterationStory(number=2, model="M2", comparisons=(unjudged,))
+    assert "no prompt with two valid verdicts" in verdicts(story(iterations=(compared,)))[0].detail
     undefined = JudgeQuality(metrics={}, undefined={"pairwiseAccuracy": "no pair of different human ranks"})
     one = IterationStory(number=1, model="M1", judge=undefined)
     assert "no pair of different human ranks" in verdicts(story(iterations=(one,)))[1].detail
@@ -72,6 +81,21 @@ def test_what_is_not_measured_says_why():
 )
 def test_a_judge_is_trusted_only_above_chance(accuracy, answer):
     assert verdicts(story(accuracy=accuracy))[1].answer == answer
+
+
+def test_alarms_that_are_off_are_no_good_news():
+    quiet = verdicts(story())[2]
+    assert (quiet.tone, "Turned off" in quiet.detail) == ("good", False)
+    off = verdicts(story(alarms_off=("tieRate", "positionBias")))[2]
+    assert off.tone == "plain"
+    assert off.detail == (
+        "All other measured signs of a collapse stay within their thresholds. Turned off, and so not looked at: "
+        "Most prompts are ties (tieRate), The judge prefers a place (positionBias)."
+    )
+    nothing = verdicts(story(alarms_off=tuple(ALARM_NAMES)))[2]
+    assert (nothing.answer, nothing.tone) == ("Not looked at", "plain")
+    alarm = AlarmStory(name="tieRate", iteration=2, action="Warn", value=0.9, threshold=0.8, message="m")
+    assert "(positionBias)" in verdicts(story(alarms=(alarm,), alarms_off=("positionBias",)))[2].detail
 
 
 def test_alarms_are_counted_and_stops_are_named():

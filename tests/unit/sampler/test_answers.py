@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.sampler_stages import Workplace
+import pytest
+from tests.support.sampler_stages import Workplace, key_of
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply
 
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.api.evaluation import AnswersSpec, EvaluationSpec, HeadToHeadSpec, PromptSetSpec
-from selfrewarding.contract.config import EvaluateParameters, StageConfig
+from selfrewarding.contract.config import EvaluateParameters, RunRef, StageConfig
+from selfrewarding.contract.progress import last_progress
 from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
-from selfrewarding.store.chunks import ChunkLog
+from selfrewarding.store.chunks import ChunkLog, read_chunks
 from selfrewarding.store.results import read_jsonl
 from srr_sampler import evaluate
 from srr_sampler.answers import NO_ROOM
+from srr_sampler.retire import retire
 
 BENCH = [
     {
@@ -55,6 +58,24 @@ def configure(
             evaluation_prompts=BENCH,
         ),
     )
+
+
+def another(config: StageConfig, *, name: str = "another", **spec: Any) -> StageConfig:
+    """The same stage with other settings, under a key of its own."""
+    parameters = config.parameters
+    assert isinstance(parameters, EvaluateParameters)
+    evaluation = parameters.evaluation.model_copy(update=spec)
+    return config.model_copy(
+        update={"key": key_of(name), "parameters": parameters.model_copy(update={"evaluation": evaluation})}
+    )
+
+
+def log_of(result: StageResult | None) -> str:
+    """The folder of the answers' log."""
+    assert result is not None
+    report = result.report["answers"]
+    assert isinstance(report, dict)
+    return str(report["log"])
 
 
 def answers_of(place: Workplace, result: StageResult | None) -> list[dict[str, Any]]:
@@ -177,20 +198,119 @@ def test_a_conversation_that_was_cut_off_between_its_turns_goes_on_with_the_same
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS)
-    row = {
-        "key": "bench/k2/t0",
-        "text": "Kept words.",
-        "finishReason": "stop",
-        "seed": 1,
-        "tokens": {"prompt": 1, "output": 2},
-    }
-    with ChunkLog(place.store, f"stages/Evaluate/{config.key}/attempts/before", log="answers") as log:
-        log.append(json.dumps(row).encode())
+    first = evaluate.main(config, place.here())
+    (poem,) = [row for row in answers_of(place, first) if row["key"] == "k2"]
+    folder = log_of(first)
+    (row,) = [
+        row
+        for row in read_chunks(place.store, folder, log="answers")
+        if row["seed"] == poem["answers"][0]["seed"]
+    ]
+    place.store.delete_prefix(f"{folder}/attempts")
+    place.store.delete(f"stages/Evaluate/{config.key}/result.json")
+    server.requests.clear()
+    with ChunkLog(place.store, f"{folder}/attempts/before", log="answers") as log:
+        log.append(json.dumps(row | {"text": "Kept words."}).encode())
     rows = answers_of(place, evaluate.main(config, place.here()))
     assert rows[1]["answers"][0]["text"] == "Kept words."
     (second,) = [one.prompt for one in server.requests if "Now shorter." in one.prompt]
     assert "Kept words." in second
     assert sum("Write a poem." in one.prompt for one in server.requests) == 1
+
+
+def test_more_resamples_ask_for_nothing_and_give_the_same_rows(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    config = configure(place, tokenizer_folder, prompts=SETS, head_to_head=HeadToHeadSpec())
+    first = evaluate.main(config, place.here())
+    assert first is not None
+    server.requests.clear()
+    more = another(config, bootstrap=200)
+    second = evaluate.main(more, place.here("second"))
+    assert second is not None
+    assert server.requests == []
+    assert second.key != first.key
+    same = ("answers.jsonl", "judgements.jsonl")
+    assert [second.files[name].sha256 for name in same] == [first.files[name].sha256 for name in same]
+    assert second.counts == first.counts
+
+
+def test_one_more_set_asks_for_its_prompts_alone(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    config = configure(place, tokenizer_folder, prompts=SETS)
+    first = answers_of(place, evaluate.main(config, place.here()))
+    server.requests.clear()
+    added = [*SETS, PromptSetSpec(name="other", uri="file:///other.jsonl")]
+    rows = answers_of(place, evaluate.main(another(config, prompts=added), place.here("second")))
+    assert [row for row in rows if row["set"] == "bench"] == first
+    (asked,) = server.requests
+    assert "Not asked for." in asked.prompt
+
+
+def test_other_sampling_or_another_model_asks_again(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    config = configure(place, tokenizer_folder, prompts=SETS)
+    evaluate.main(config, place.here())
+    cooler = another(config, name="cooler", answers=AnswersSpec(temperature=0.1))
+    wider = another(config, name="wider", answers=AnswersSpec(top_p=1))
+    served = config.servers["policy"]
+    newer = another(config, name="newer").model_copy(
+        update={"servers": {"policy": served.model_copy(update={"max_model_len": 4096})}}
+    )
+    for number, one in enumerate((cooler, wider, newer)):
+        server.requests.clear()
+        evaluate.main(one, place.here(f"pod-{number}"))
+        assert server.count("answer") == 3
+
+
+def test_a_prompt_with_its_own_temperature_is_answered_with_that(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    rows = [BENCH[0] | {"temperature": 0.0}, BENCH[1]]
+    how = AnswersSpec(temperature=0.3)
+    config = place.config(
+        EvaluateParameters(
+            judge=JudgeSpec(), evaluation=EvaluationSpec(bootstrap=100, prompts=SETS, answers=how)
+        ),
+        prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
+    )
+    found = answers_of(place, evaluate.main(config, place.here()))
+    assert [row.get("temperature") for row in found] == [None, 0.0]
+    asked = {one.prompt: one.body["temperature"] for one in server.requests}
+    assert sorted(asked.values()) == [0.0, 0.0, 0.3]
+    assert all(value == 0.0 for prompt, value in asked.items() if "Write a poem." in prompt)
+
+
+def test_the_same_prompt_in_two_sets_is_asked_once(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    place.max_num_seqs = 1
+    rows = [{"key": "k1", "set": name, "id": "7", "turns": ["Why?"]} for name in ("bench", "other")]
+    sets = [*SETS, PromptSetSpec(name="other", uri="file:///other.jsonl")]
+    config = place.config(
+        EvaluateParameters(judge=JudgeSpec(), evaluation=EvaluationSpec(bootstrap=100, prompts=sets)),
+        prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
+    )
+    first, second = answers_of(place, evaluate.main(config, place.here()))
+    assert first["answers"] == second["answers"]
+
+
+def test_a_deleted_run_leaves_the_logs_that_another_one_uses(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    config = configure(place, tokenizer_folder, prompts=SETS)
+    other = RunRef(namespace="default", name="other", uid="other")
+    first = evaluate.main(config, place.here())
+    evaluate.main(another(config, bootstrap=300).model_copy(update={"run": other}), place.here("second"))
+    assert first is not None
+    logs = [log_of(first), str(first.report["log"])]
+    retire(place.store, config.run)
+    assert all(list(read_chunks(place.store, logs[0], log="answers")))
+    assert all(list(read_chunks(place.store, logs[1], log="rows")))
+    retire(place.store, other)
+    assert not [entry.key for log in logs for entry in place.store.list(log)]
 
 
 def test_a_prompt_without_room_has_an_empty_answer_that_says_so(
@@ -208,6 +328,20 @@ def test_a_prompt_without_room_has_an_empty_answer_that_says_so(
     assert result is not None
     assert result.counts["answersTooLong"] >= 1
     assert not any("many words" in one.prompt for one in server.requests)
+
+
+def test_judgements_and_answers_are_one_progress_that_never_goes_back(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(place, tokenizer_folder, rows=4, prompts=SETS)
+    assert evaluate.main(config, place.here()) is not None
+    lines = [line for part in capsys.readouterr().out.splitlines() if (line := last_progress(part))]
+    assert {line.total for line in lines[1:]} == {3 + 4 * 2}
+    assert [line.done for line in lines] == sorted(line.done for line in lines)
+    assert lines[-1].done == lines[-1].total
+    evaluate.main(another(config, bootstrap=200), place.here("again"))
+    lines = [line for part in capsys.readouterr().out.splitlines() if (line := last_progress(part))]
+    assert (lines[-1].done, lines[-1].total) == (11, 11), "what another stage has done counts as well"
 
 
 def test_the_summary_fits_the_termination_message(

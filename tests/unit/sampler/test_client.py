@@ -11,7 +11,7 @@ from tests.support.scripted_server import Fault, ScriptedServer
 from selfrewarding.api.algorithm import EndpointSpec
 from selfrewarding.contract.config import ServedModel
 from selfrewarding.contract.program import BadConfiguration, Retry, ServerKeyRefused
-from srr_sampler.chat_endpoint import ChatEndpoint
+from srr_sampler.chat_endpoint import ChatEndpoint, EndpointRefused
 from srr_sampler.client import CompletionClient, error_text, retry_seconds
 from srr_sampler.sampling import CompletionRequest, Sampling
 
@@ -294,6 +294,60 @@ async def test_an_endpoints_refusal_says_what_to_check_and_never_the_key(
             await endpoint.complete("More.", SAMPLING, 1)
     assert "secret-key" not in str(caught.value)
     assert "secret-key" not in caplog.text
+
+
+LIMIT = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+
+async def test_an_endpoint_is_asked_in_the_fields_that_it_takes(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refused = {
+        "max_tokens": LIMIT,
+        "seed": "Extra inputs are not permitted: seed",
+        "top_p": "Unsupported parameter: 'top_p' is not supported with this model.",
+    }
+    async with ChatEndpoint(endpoint_of(server, concurrency=1), "") as endpoint:
+        for number in range(3):
+            assert (await endpoint.complete("More.", Sampling(0.6, 1.0, 64), number)).samples[0].text
+    assert len(server.requests) == 3 + 3, "it is told once of each field"
+    for asked in server.requests[3:]:
+        assert set(asked.body) == {"model", "messages", "temperature", "max_completion_tokens", "n", "stream"}
+        assert asked.body["max_completion_tokens"] == 64
+    assert caplog.text.count("from now on") == 3
+    assert "takes no max_tokens" in caplog.text
+    assert "with max_completion_tokens from now on" in caplog.text
+
+
+async def test_requests_that_were_under_way_when_a_field_was_refused_are_sent_again(
+    server: ScriptedServer,
+) -> None:
+    server.refused = {"max_tokens": LIMIT}
+    server.delay = 0.01
+    async with ChatEndpoint(endpoint_of(server, concurrency=4), "") as endpoint:
+        await asyncio.gather(*(endpoint.complete("More.", SAMPLING, number) for number in range(8)))
+    assert sum("max_completion_tokens" in asked.body for asked in server.requests) == 8
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (
+            "temperature",
+            "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1)",
+        ),
+        ("top_p", "Unsupported parameter: 'top_p' is not supported with this model."),
+        ("max_tokens", "max_tokens is too large: 32. This model supports at most 16."),
+    ],
+)
+async def test_what_was_asked_for_is_never_changed_in_silence(
+    server: ScriptedServer, field: str, said: str
+) -> None:
+    server.refused = {field: said}
+    async with ChatEndpoint(endpoint_of(server), "") as endpoint:
+        with pytest.raises(EndpointRefused, match=said[:30]):
+            await endpoint.complete("More.", SAMPLING, 1)
+    assert len(server.requests) == 1
 
 
 async def test_an_endpoint_that_always_fails_ends_the_attempt(

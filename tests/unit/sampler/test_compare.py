@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from selfrewarding.contract.config import CompareParameters, StageConfig, StageR
 from selfrewarding.contract.program import BadConfiguration, BadData
 from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
 from selfrewarding.contract.stages import StageKind
+from selfrewarding.data.intervals import intervals_of
 from selfrewarding.store.chunks import read_rows
 from selfrewarding.store.results import read_file, read_jsonl
 from srr_sampler import compare
+from srr_sampler.answers import NO_ROOM
 from srr_sampler.retire import retire
 
 NEW, OLD = "new", "old"
@@ -34,7 +37,7 @@ def answered(
     text: str | None = None,
     lengths: int = 1,
     turns: int = 1,
-    without_room: tuple[int, ...] = (),
+    without_room: Sequence[int] = (),
 ) -> StageRef:
     """An Evaluate's answers, each of which begins with the model's name."""
     rows = [
@@ -49,7 +52,7 @@ def answered(
                     "text": ""
                     if number in without_room
                     else text or f"{name} answer {number} " + "x" * (lengths * number),
-                    "finishReason": "too_long" if number in without_room else "stop",
+                    "finishReason": NO_ROOM if number in without_room else "stop",
                     "seed": 1,
                     "tokens": {"prompt": 1, "output": 1},
                 }
@@ -130,7 +133,9 @@ def test_both_orders_are_asked_and_a_consistent_judge_decides(
     assert row["other"][0].startswith(OLD)
     measured = metrics_of(place, result)["opponents"]["previous"]
     assert (measured["win_rate"], measured["intervals"]["win_rate"]) == (100, [100, 100])
-    assert set(measured["by_category"]) == {"even", "odd"}
+    assert {name: one["intervals"]["win_rate"] for name, one in measured["by_category"].items()} == {
+        "even": [100, 100], "odd": [100, 100],
+    }  # fmt: skip
     assert measured["model"] == "M1"
 
 
@@ -140,6 +145,8 @@ def test_a_judge_that_always_says_the_first_place_is_seen_and_decides_nothing(
     server.reply = says("The first one.\nPreference: A")
     result = run(place, configure(place, tokenizer_folder))
     assert result.metrics["positionBias"] == 1
+    assert intervals_of(result)["positionBias"] == (1, 1)
+    assert metrics_of(place, result)["intervals"]["position_bias"] == [100, 100]
     assert result.metrics["winRate"] == 0.5
     evidence = json.loads(read_file(place.store, result, "evidence.json"))
     keys = {row["key"] for row in rows_of(place, result)}
@@ -217,7 +224,8 @@ def test_every_opponent_has_numbers_and_the_summary_those_of_previous_and_baseli
     )
     result = run(place, config)
     assert result.metrics["winRate"] == 0
-    assert result.metrics["winRateBaseline"] == 1
+    assert (result.metrics["winRateInitial"], result.metrics["winRateBaseline"]) == (1, 1)
+    assert intervals_of(result)["winRateInitial"] == (1, 1)
     measured = metrics_of(place, result)["opponents"]
     assert {role: one["win_rate"] for role, one in measured.items()} == {
         "previous": 0, "initial": 100, "baseline": 100,
@@ -286,16 +294,17 @@ def test_a_prompt_that_left_a_model_no_room_is_no_tie_and_is_not_asked_about(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = prefers(NEW)
-    config = configure(
-        place,
-        tokenizer_folder,
-        answers=answered(place, NEW, without_room=(0, 1)),
-        previous=answered(place, OLD, without_room=(1, 2)),
-    )
-    result = run(place, config)
-    assert len(server.requests) == 2 * 3
-    assert result.metrics["winRate"] == 1.0
-    assert (result.counts["unjudged"], result.counts["identical"]) == (3, 0)
+    parents = {
+        "answers": answered(place, NEW, without_room=(0, 1)),
+        "previous": answered(place, OLD, without_room=(1, 2)),
+    }
+    result = run(place, configure(place, tokenizer_folder, **parents))
+    rows = {row["key"]: row for row in rows_of(place, result)}
+    assert [rows[f"previous/p{n}"]["preference"] for n in range(6)] == [None, None, None, 2, 2, 2]
+    assert len(server.requests) == 6
+    assert (result.counts["unjudged"], result.counts["unanswered"], result.counts["identical"]) == (3, 3, 0)
+    assert result.metrics["winRate"] == 1
+    assert "overBudget" not in result.counts
 
 
 @pytest.mark.parametrize(
@@ -356,6 +365,18 @@ def test_a_comparison_that_is_too_long_is_not_asked_and_said(
     assert server.requests == []
     assert result.report["invalid"] == {"too_long": 12}
     assert result.counts["unjudged"] == 6
+
+
+def test_what_was_too_long_is_asked_once_the_server_takes_more(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = prefers(NEW)
+    length, place.max_model_len = place.max_model_len, 300
+    run(place, configure(place, tokenizer_folder))
+    assert log_rows(place) == {}
+    place.max_model_len = length
+    config = configure(place, tokenizer_folder).model_copy(update={"key": "e" * 64})
+    assert run(place, config, "later").metrics["winRate"] == 1
 
 
 def test_a_referee_of_its_own_is_asked_and_called_fixed(
@@ -618,6 +639,22 @@ def test_an_endpoint_that_refuses_everything_is_a_bad_configuration_and_stores_n
     assert log_rows(place) == {}
 
 
+def test_an_endpoint_that_has_answered_before_may_refuse_all_that_is_left(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, key: str
+) -> None:
+    server.reply = prefers(NEW)
+    spec = foreign(server, concurrency=1)
+    run(place, configure(place, tokenizer_folder, spec=spec, servers=()))
+    server.fail_next(*[Fault(status=400)] * 12)
+    further = configure(
+        place, tokenizer_folder, spec=spec, servers=(),
+        answers=answered(place, NEW, lengths=2), previous=answered(place, OLD, lengths=2),
+    ).model_copy(update={"key": "e" * 64})  # fmt: skip
+    result = run(place, further, "later")
+    assert result.report["invalid"] == {"refused": 10}
+    assert result.counts["judged"] == 1, "the prompt whose answers are the same as before"
+
+
 # Budget
 
 
@@ -803,10 +840,10 @@ def test_the_summary_fits_the_termination_message(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     result = run(place, configure(place, tokenizer_folder))
-    names = ["winRate", "winRateBaseline", "winRateLengthControlled", "positionBias"]
+    names = ["winRate", "winRateInitial", "winRateBaseline", "winRateLengthControlled", "positionBias"]
     huge = result.model_copy(
         update={
-            "counts": dict.fromkeys([*result.counts, "overBudget"], 1_234_567)
+            "counts": dict.fromkeys([*result.counts, "overBudget", "unanswered"], 1_234_567)
             | {"promptTokens": 9_876_543_210, "outputTokens": 987_654_321},
             "metrics": dict.fromkeys(names, 0.123456789),
             "seconds": 604_800.0,

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from tests.support.serving_pod import RUNS_TEMPLATE, Pod
-from tests.support.stages import reference
+from tests.support.stages import finished, reference
 from tests.support.tiny_model import CHATML, make_model
 from transformers import PreTrainedTokenizerFast
 
 from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.config import ModelRef
 from selfrewarding.contract.program import BadConfiguration, BadData, ExitCode, ParentMissing, run_program
-from selfrewarding.contract.result import parse_termination
+from selfrewarding.contract.result import StageResult, parse_termination
+from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.failures import stage_failure
+from selfrewarding.store.models import CHOSEN, choice
 from srr_sampler import fetch_model
 
 
@@ -87,6 +89,44 @@ def test_the_streamer_gets_everything_but_the_weights_and_their_address(
     address = Path(json.loads(value))
     assert (address / "model.safetensors").is_file()
     assert trained.key in str(address)
+
+
+def chosen_candidate(pod: Pod) -> tuple[StageResult, StageResult]:
+    """A training with two candidates, and a Select that took the first one."""
+    make_model(pod.root / "dpo" / "model", seed=5)
+    make_model(pod.root / "dpo" / "candidates" / "1", seed=6)
+    trained = finished(pod.store, StageKind.PREFERENCE_OPTIMIZE, pod.root / "dpo", key="dpo", iteration=2)
+    report: dict[str, object] = {CHOSEN: choice(reference(trained), "candidates/1")}
+    select = finished(pod.store, StageKind.SELECT, pod.root / "select", key="s", iteration=2, report=report)
+    return trained, select
+
+
+def test_a_chosen_candidate_comes_from_its_training(pod: Pod) -> None:
+    trained, select = chosen_candidate(pod)
+    weights = (pod.root / "dpo" / "candidates" / "1" / "model.safetensors").read_bytes()
+    pod.config(ModelRef(name="M2", stage=reference(select)), pod.prepared())
+    fetch_model.main()
+    assert (pod.folder / "model.safetensors").read_bytes() == weights
+    pod.config(ModelRef(name="M2.2", stage=reference(trained)), pod.prepared())
+    fetch_model.main()
+    assert (pod.folder / "model.safetensors").read_bytes() != weights
+    pod.config(ModelRef(name="M2.1", stage=reference(trained), folder="candidates/1"), pod.prepared())
+    fetch_model.main()
+    assert (pod.folder / "model.safetensors").read_bytes() == weights
+
+
+def test_the_streamer_streams_a_chosen_candidate_from_its_training(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, select = chosen_candidate(pod)
+    monkeypatch.setenv("SRR_MODEL_LOAD", "Streamer")
+    pod.config(ModelRef(name="M2", stage=reference(select)), pod.prepared())
+    fetch_model.main()
+    assert not [name for name in pod.names() if name.endswith(".safetensors")]
+    address = Path(json.loads(pod.server.read_text().strip().removeprefix("model: ")))
+    assert trained.key in str(address)
+    assert address.parts[-2:] == ("candidates", "1")
+    assert (address / "model.safetensors").is_file()
 
 
 def test_the_streamer_streams_a_fixed_model_from_where_it_lies(

@@ -14,7 +14,7 @@ from srr_sampler import prepare
 
 MT_BENCH = [
     {"question_id": 81, "category": "writing", "turns": ["Compose a travel post.", "Rewrite it."]},
-    {"question_id": 82, "category": "writing", "turns": ["Draft an email.", "Evaluate it."]},
+    {"question_id": 82, "category": "reasoning", "turns": ["Draft an email.", "Evaluate it."]},
 ]
 ALPACA = [{"instruction": "What are the names of some famous actors?", "dataset": "helpful_base"}]
 LONG = "Please explain to me in detail how the tides of the sea come about."
@@ -38,7 +38,9 @@ def test_all_sets_are_written_as_one_file_with_a_digest(bench: Bench) -> None:
     assert [(row["set"], row["id"]) for row in rows[:1]] == [("alpaca", "0")]
     assert {row["id"] for row in rows[1:]} == {"81", "82"}
     assert all(row["turns"][1] for row in rows[1:])
+    assert [row.get("temperature") for row in rows] == [None, 0.7, 0.0]
     assert result.counts["evaluationPrompts"] == 3
+    assert result.counts["evaluationTurns"] == 5
     assert len(result.data["evaluationPrompts"]) == 12
     told = result.report["evaluationPrompts"]
     assert told["sets"] == {"mtbench": 2, "alpaca": 1}  # type: ignore[index]
@@ -91,10 +93,10 @@ def test_a_prompt_that_is_trained_on_is_refused_with_both_places(bench: Bench, k
     assert ("i.jsonl:4" if kind == "instructions" else "r.jsonl:") in text
 
 
-def _other(bench: Bench) -> Bench:
+def _other(bench: Bench, name: str = "again") -> Bench:
     """The same files with an empty store."""
     other = Bench.__new__(Bench)
-    other.root, other.model = bench.root / "again", bench.model
+    other.root, other.model = bench.root / name, bench.model
     (other.root / "data").mkdir(parents=True)
     return other
 
@@ -160,6 +162,26 @@ def test_prompts_without_room_are_counted_and_most_of_them_an_error(bench: Bench
     assert (told["found"], told["longest"] > told["limit"]) == (1, True)
     with pytest.raises(BadConfiguration, match="1 of 1 evaluation prompts leave no room"):
         _other(bench).run(prompt_sets=sets(bench, own=("Prompts", [long])))
+
+
+def test_prompts_must_fit_into_the_length_that_the_servers_are_planned_with(bench: Bench) -> None:
+    own = sets(bench, own=("Prompts", [{"prompt": "wordy " * 200}]))
+    with pytest.raises(BadConfiguration, match=r"planned with \(serving\.maxModelLen\) is 256: raise it"):
+        bench.run(prompt_sets=own, planned_len=256)
+
+
+def test_a_second_turn_stands_behind_the_first_and_its_answer(bench: Bench) -> None:
+    def longest(answer_tokens: int) -> int:
+        other = _other(bench, f"answers-{answer_tokens}")
+        result = other.run(prompt_sets=sets(other, mt=("MtBench", MT_BENCH)), answer_tokens=answer_tokens)
+        return int(result.report["evaluationPrompts"]["tooLong"]["longest"])  # type: ignore[index]
+
+    assert longest(200) == longest(100) + 100
+    with pytest.raises(
+        BadConfiguration,
+        match=r"2 of 2 evaluation prompts leave no room.*evaluation\.answers\.maxTokens \(99999\)",
+    ):
+        longest(99_999)
 
 
 # Ranks, and held-out rows within judge turns

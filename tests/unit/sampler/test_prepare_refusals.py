@@ -129,7 +129,9 @@ def test_a_judge_template_without_its_placeholders_is_refused(bench: Bench, temp
 
 def test_a_fixed_judge_of_comparisons_is_looked_at_too(tmp_path: Path, bench: Bench) -> None:
     referee = make_model(tmp_path / "referee")
-    assert bench.run(referee_uri=referee.as_uri()).counts["instructions"] == 10
+    found = bench.run(referee_uri=referee.as_uri())
+    fixed = found.report["fixedModels"]
+    assert fixed == {"referee": {"uri": referee.as_uri(), "digest": found.data["model"]}}, "a copy of M0"
     (referee / "tokenizer.json").write_text("{")
     field = r"evaluation\.headToHead\.judge\.modelUri: "
     config = bench.config(referee_uri=referee.as_uri()).model_copy(update={"key": "e" * 64})
@@ -143,9 +145,13 @@ def test_a_fixed_judge_of_comparisons_is_looked_at_too(tmp_path: Path, bench: Be
 
 def test_a_dedicated_judge_is_looked_at_too(tmp_path: Path, bench: Bench) -> None:
     judge = make_model(tmp_path / "judge")
+    found = bench.run(judge={"modelUri": judge.as_uri()}, referee_uri=judge.as_uri())
+    one = {"uri": judge.as_uri(), "digest": found.data["model"]}
+    assert found.report["fixedModels"] == {"judge": one, "referee": one}
     (judge / "model.safetensors").unlink()
+    config = bench.config(judge={"modelUri": judge.as_uri()}).model_copy(update={"key": "e" * 64})
     with pytest.raises(BadConfiguration, match=r"judge\.modelUri: .* neither model.safetensors nor"):
-        bench.run(judge={"modelUri": judge.as_uri()})
+        prepare.main(config, surroundings(tmp_path / "scratch"))
 
 
 def test_all_problems_are_told_at_once(bench: Bench) -> None:

@@ -8,12 +8,13 @@ import pytest
 from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
 
-from selfrewarding.api.algorithm import EvaluationsSpec, JudgeSpec
+from selfrewarding.api.algorithm import EvaluationsSpec, JudgeSpec, ScoresSpec
 from selfrewarding.api.evaluation import EvaluationSpec
 from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.config import BuildEvaluationsParameters, EvaluateParameters, StageConfig
 from selfrewarding.contract.program import BadData
 from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.data.intervals import intervals_of
 from selfrewarding.store.results import read_file, read_jsonl
 from srr_sampler import build_evaluations, evaluate
 
@@ -206,6 +207,17 @@ def test_no_held_out_prompts_give_a_result_without_metrics(
     assert server.requests == []
 
 
+def test_no_judge_is_needed_where_nothing_is_held_out(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    # Scores that the tokenizer splits: such a judge could not even be made.
+    judge = JudgeSpec(format="Structured", scoring="Expected", scores=ScoresSpec(maximum=100))
+    config = evaluating(place, tokenizer_folder, judge=judge, prompts=0).model_copy(update={"servers": {}})
+    result = evaluate.main(config, place.here())
+    assert result is not None
+    assert (result.counts["judgements"], result.metrics) == (0, {})
+
+
 def test_an_answer_with_too_few_valid_judgements_is_unjudged(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
@@ -235,6 +247,59 @@ def test_judgements_resume_from_what_is_in_the_store(
     assert {name: ref.sha256 for name, ref in second.files.items()} == {
         name: ref.sha256 for name, ref in first.files.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "asks"),
+    [
+        ({"min_valid": 2}, False),
+        ({"min_valid_rate": 0.9}, False),
+        ({"temperature": 0.2}, True),
+        ({"language": "Chinese"}, True),
+        ({"retries": 1}, True),
+    ],
+)
+def test_held_out_rows_are_judged_again_only_if_they_are_judged_otherwise(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, change: dict[str, Any], asks: bool
+) -> None:
+    judge = JudgeSpec(samples=2, retries=0)
+    first = evaluate.main(evaluating(place, tokenizer_folder, judge=judge), place.here())
+    assert first is not None
+    server.requests.clear()
+    config = evaluating(place, tokenizer_folder, judge=judge.model_copy(update=change))
+    second = evaluate.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
+    assert second is not None
+    assert bool(server.requests) == asks
+    assert (second.report["log"] != first.report["log"]) == asks
+    if not asks:
+        assert second.files["judgements.jsonl"].sha256 == first.files["judgements.jsonl"].sha256
+
+
+def test_one_more_held_out_prompt_is_judged_alone(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    evaluate.main(evaluating(place, tokenizer_folder, prompts=4), place.here())
+    server.requests.clear()
+    config = evaluating(place, tokenizer_folder, prompts=5)
+    result = evaluate.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
+    assert result is not None
+    assert result.counts["judgements"] == 5 * 3 * 2
+    assert len(server.requests) == 3
+    assert all("Question h4?" in asked.prompt for asked in server.requests)
+
+
+def test_another_rule_of_agreement_judges_nothing_again(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
+    first = build_evaluations.main(building(place, tokenizer_folder, most_common_share=1), place.here())
+    server.requests.clear()
+    config = building(place, tokenizer_folder, most_common_share=1, target="All")
+    second = build_evaluations.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
+    assert server.requests == []
+    assert first is not None
+    assert second is not None
+    assert second.counts["examples"] > first.counts["examples"]
 
 
 @pytest.mark.parametrize("stage", ["BuildEvaluations", "Evaluate"])
@@ -312,3 +377,8 @@ def test_evidence_names_the_prompts_where_the_judge_goes_wrong(
     evidence = json.loads(read_file(place.store, result, "evidence.json"))
     assert evidence["spearman"][0] == {"key": rows[2]["key"], "value": -1.0}
     assert evidence["validRate"] == [{"key": rows[5]["key"], "value": 0.0}]
+    low, high = intervals_of(result)["validRate"]
+    assert low < result.metrics["validRate"] < high == 1
+    assert json.loads(read_file(place.store, result, "metrics.json"))["intervals"]["valid_rate"] == [
+        pytest.approx(100 * low), 100,
+    ]  # fmt: skip

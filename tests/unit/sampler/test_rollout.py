@@ -348,7 +348,10 @@ def test_a_dedicated_judge_is_asked_for_judgements_and_nothing_else(
         monkeypatch.setenv("SRR_JUDGE_URL", judge_server.url)
         judge = JudgeSpec(min_valid_rate=0, model_uri=tokenizer_folder.as_uri())
         config = configure(place, tokenizer_folder, judge=judge, servers=("policy", "judge"))
-        rollout.main(config, place.here())
+        result = rollout.main(config, place.here())
+        assert result is not None
+        assert result.report["judge"]["modelUri"] == judge.model_uri  # type: ignore[index]
+        assert "modelUri" not in result.report["responses"]  # type: ignore[operator]
         assert {asked.kind for asked in server.requests} == {"answer"}
         assert {asked.kind for asked in judge_server.requests} == {"judgement"}
 

@@ -13,6 +13,7 @@ from selfrewarding.api.run import AlarmStatus, ModelStatus
 from selfrewarding.api.tracking import TrackingSpec
 from selfrewarding.contract.config import Story
 from selfrewarding.contract.result import StageResult
+from selfrewarding.contract.stages import StageKind
 from selfrewarding.tracking import sending
 from selfrewarding.tracking.job import told
 from selfrewarding.tracking.points import Point, by_iteration, points
@@ -38,6 +39,10 @@ def test_every_number_of_every_stage_is_a_point_of_its_iteration(results: dict[s
     assert found[0]["baseline/loss"] == 1.5
     assert found[1]["evaluate/pairwiseAccuracy"] == pytest.approx(0.61)
     assert found[2]["evaluate/pairwiseAccuracy"] == pytest.approx(0.62)
+    assert (found[2]["evaluate/pairwiseAccuracyLow"], found[2]["evaluate/pairwiseAccuracyHigh"]) == (
+        0.55,
+        0.65,
+    )
     assert found[2]["preferences/pairs"] == 2
     assert found[2]["rollout/seconds"] == 12.5
     assert found[2]["rollout/gpuSeconds"] == 50
@@ -54,6 +59,29 @@ def test_the_baselines_evaluate_is_step_0_and_no_number_is_left_out_as_such(
     assert list(found) == [0]
     assert found[0]["evaluate/winRate"] == 0.5
     assert "evaluate/spearman" not in found[0], "a tracker would show it as a gap or refuse it"
+
+
+def test_win_rates_have_their_intervals_beside_them(results: dict[str, StageResult]) -> None:
+    report = {
+        "intervals": {
+            "previous": {"win_rate": [48.0, 61.0], "length_controlled_win_rate": None},
+            "initial": {"win_rate": [52.0, 70.0]},
+            "all": {"position_bias": [10.0, 20.0]},
+        }
+    }
+    compare = results["Evaluate-2"].model_copy(
+        update={
+            "kind": StageKind.COMPARE,
+            "metrics": {"winRate": 0.55, "winRateInitial": 0.6},
+            "report": report,
+        }
+    )
+    found = by_iteration(points({"Compare-2": compare}, story()))[2]
+    assert {name: value for name, value in found.items() if name.endswith(("Low", "High"))} == {
+        "compare/winRateLow": 0.48, "compare/winRateHigh": 0.61,
+        "compare/winRateInitialLow": 0.52, "compare/winRateInitialHigh": 0.7,
+        "compare/positionBiasLow": 0.1, "compare/positionBiasHigh": 0.2,
+    }  # fmt: skip
 
 
 def test_the_same_results_are_the_same_points(results: dict[str, StageResult]) -> None:

@@ -3,6 +3,7 @@
 import socket
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,19 +77,33 @@ def test_a_port_that_cannot_be_had_fails_no_stage(
     assert "no metrics on SRR_METRICS_PORT" in capsys.readouterr().err
 
 
-def test_without_a_port_and_on_other_ranks_nothing_listens(
+def test_without_a_port_and_in_further_processes_of_a_pod_nothing_listens(
     config: StageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SRR_METRICS_PORT", raising=False)
     measured(lambda config, here: None)(config, surroundings(tmp_path))
     monkeypatch.setenv("SRR_METRICS_PORT", str(free_port()))
-    monkeypatch.setenv("RANK", "1")
-    here = surroundings(tmp_path)
-    ranked = program.Surroundings(
-        scratch=here.scratch, pod_uid=here.pod_uid, attempt=1, shard=0, rank=1, started=here.started
-    )
-    measured(lambda config, here: None)(config, ranked)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    measured(lambda config, here: None)(config, surroundings(tmp_path))
     assert program._listeners == []
+
+
+def test_every_node_of_a_training_answers_and_one_prints(
+    config: StageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 8 of two nodes with eight processes each: the first of its pod."""
+    port = free_port()
+    monkeypatch.setenv("SRR_METRICS_PORT", str(port))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    here = replace(surroundings(tmp_path), rank=8)
+
+    def training(config: StageConfig, here: program.Surroundings) -> dict[str, float]:
+        program.report_progress(done=5, total=10, unit="steps", printed=here.rank == 0)
+        return read(port)
+
+    seen = measured(training)(config, here)
+    assert seen['srr_program_progress_done{iteration="2",stage="Rollout"}'] == 5
+    assert capsys.readouterr().out == ""
 
 
 def test_a_listener_that_fails_is_not_heard_of(capsys: pytest.CaptureFixture[str]) -> None:
