@@ -8,8 +8,9 @@ from selfrewarding.api.base import ApiModel, Rule
 
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://.+$", max_length=1024)]
 ModelUri = Annotated[str, Field(pattern=r"^(s3|file|hf)://.+$", max_length=1024)]
-HTTP_PATTERN = r"^https?://[^/@\s]+(/.*)?$"
-"""No user information before the host: an address is shown and stored, a password belongs into a Secret."""
+HTTP_PATTERN = r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"
+"""No user information before the host and no query: an address is shown, stored and gets paths put behind it, and a
+password or token belongs into a Secret."""
 HttpUri = Annotated[str, Field(pattern=HTTP_PATTERN, max_length=1024)]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 

@@ -355,7 +355,7 @@ def dotted(at: Place) -> str:
 
 def _likeness(pattern: str) -> str:
     if pattern == HTTP_PATTERN:
-        return "https://host/path, without user and password (they belong into a Secret)"
+        return "https://host/path, without user, password or query (what is secret belongs into a Secret)"
     schemes = re.fullmatch(r"\^\((.+)\)://\.\+\$", pattern)
     if schemes:
         return " or ".join(f"{scheme}://bucket/path" for scheme in schemes[1].split("|"))

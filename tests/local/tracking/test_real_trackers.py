@@ -125,12 +125,11 @@ def test_mlflow_has_each_number_once_however_often_it_is_sent(run: FinishedRun, 
 
 
 def test_a_server_that_is_not_there_is_a_line(run: FinishedRun) -> None:
-    told = story(mlflow={"uri": "http://user:password@127.0.0.1:9"})
+    told = story(mlflow={"uri": "http://127.0.0.1:9"})
     began = time.monotonic()
     (problem,) = send(run.store, RUN, told, points(results(run, until=2), told))
     assert time.monotonic() - began < 60
     assert problem.startswith("MLflow: ")
-    assert "password" not in problem
 
 
 def test_tensorboard_reads_the_file_and_a_longer_one_begins_alike(

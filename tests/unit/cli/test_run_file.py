@@ -47,7 +47,7 @@ def problems(tmp_path: Path, text: str | bytes) -> list[str]:
         pytest.param("  training: {gpusPerNode: 3}\n", "spec: sft.batchSize (16) is no multiple of ranks x micro batch = 1 nodes x 3 GPUs x 1 = 3", id="rule 7: a batch that the ranks cannot share"),
         pytest.param("  dpo: {reference: previous}\n", "spec.dpo.reference: found \"previous\"; expected 'Previous' or 'Initial'; did you mean Previous?", id="a union complains once"),
         pytest.param("  serving: {judge: {replicas: 1}}\n", "spec: serving.judge is a pool for a dedicated judge: set judge.modelUri too", id="a pool for nobody"),
-        pytest.param("  tracking: {mlflow: {uri: 'https://u:sec@ret@mlflow.example.com'}}\n", 'spec.tracking.mlflow.uri: found "https://mlflow.example.com"; expected a text like https://host/path, without user and password', id="a password in an address"),
+        pytest.param("  tracking: {mlflow: {uri: 'https://u:sec@ret@mlflow.example.com'}}\n", 'spec.tracking.mlflow.uri: found "https://mlflow.example.com"; expected a text like https://host/path, without user, password or query', id="a password in an address"),
         pytest.param("  iterations: 3\n  iterations: 4\n", "spec.iterations: found the field a second time; keep one of the two", id="a field twice"),
         pytest.param("  sft: {learningRate: .nan}\n", "spec.sft.learningRate", id="not a number"),
         pytest.param("  scheduling: {nodeSelector: {a: 1}}\n", "spec.scheduling.nodeSelector.a: found 1; expected a text", id="a value in a free block"),
