@@ -6,6 +6,7 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 from tests.cluster.faults.operator_process import free_port
+from tests.support.set_clock import SetClock
 
 from selfrewarding.cluster.inventory import Inventory
 from selfrewarding.cluster.protocol import RunKey
@@ -20,16 +21,9 @@ KEY = RunKey("lab", "demo")
 LIST, WATCH = Asked("list", "Job", "", False), Asked("watch", "Job", "", False)
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock[float]:
+    return SetClock(1000.0)
 
 
 def some_watches(clock: Callable[[], float]) -> tuple[Watches, Inventory, Wakes]:
@@ -37,7 +31,7 @@ def some_watches(clock: Callable[[], float]) -> tuple[Watches, Inventory, Wakes]
     return Watches(inventory, wakes, Metrics(), clock), inventory, wakes
 
 
-def test_the_probe_fails_when_passes_stop(clock: Clock) -> None:
+def test_the_probe_fails_when_passes_stop(clock: SetClock[float]) -> None:
     passes = Passes(clock)
     passes.expect(KEY, NEVER)
     passes.expect(RunKey("lab", "other"), NEVER + 100)
@@ -49,7 +43,7 @@ def test_the_probe_fails_when_passes_stop(clock: Clock) -> None:
     assert passes.overdue() is None
 
 
-def test_the_probe_fails_when_a_watch_is_not_heard_of(clock: Clock) -> None:
+def test_the_probe_fails_when_a_watch_is_not_heard_of(clock: SetClock[float]) -> None:
     watches, *_ = some_watches(clock)
     watches.asks(WATCH)
     clock.now += DEAF_AFTER
@@ -60,7 +54,7 @@ def test_the_probe_fails_when_a_watch_is_not_heard_of(clock: Clock) -> None:
     assert watches.deaf() is None
 
 
-def test_an_api_server_that_is_away_is_no_reason_to_start_anew(clock: Clock) -> None:
+def test_an_api_server_that_is_away_is_no_reason_to_start_anew(clock: SetClock[float]) -> None:
     watches, *_ = some_watches(clock)
     for _ in range(1000):  # kopf tries again and again, and gets no answer
         watches.asks(WATCH)
@@ -70,7 +64,7 @@ def test_an_api_server_that_is_away_is_no_reason_to_start_anew(clock: Clock) -> 
 
 
 async def test_a_list_after_the_first_doubts_what_is_known_and_wakes_everybody(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+    clock: SetClock[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watches, inventory, wakes = some_watches(clock)
     job = {
@@ -98,7 +92,7 @@ async def test_a_list_after_the_first_doubts_what_is_known_and_wakes_everybody(
     assert later == [(LISTED, wakes.wake_all)]
 
 
-def test_a_list_that_fails_is_none(clock: Clock) -> None:
+def test_a_list_that_fails_is_none(clock: SetClock[float]) -> None:
     watches, *_ = some_watches(clock)
     watches.asks(LIST)
     watches.answered(LIST, 403, 0.1)

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.builders import make_run
 
+from selfrewarding.api.run import Metrics as ModelMetrics
+from selfrewarding.api.run import ModelStatus, SelfRewardingRunStatus
 from selfrewarding.cluster.protocol import Conflict, RunKey, Unavailable
 from selfrewarding.controller.health import OVERDUE, Passes
 from selfrewarding.controller.loop import JITTER, Controller
@@ -193,6 +196,78 @@ async def test_passes_are_counted_by_how_they_ended(error: Exception | None, out
     stop.event.set()
     await asyncio.wait_for(loop, 1)
     assert metrics.registry.get_sample_value("srr_reconcile_total", {"outcome": outcome}) == 1.0
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_first_pass_that_never_ends_is_overdue_as_any(deleted: bool) -> None:
+    """A process whose passes hang from its start on must not look alive."""
+
+    class Hangs:
+        async def reconcile(self, _: RunKey) -> float:
+            return await asyncio.Event().wait()
+
+        async def retire(self, _: RunKey) -> float | None:
+            return await asyncio.Event().wait()
+
+        def failed_passes(self, _: RunKey) -> None:
+            return None
+
+    now, metrics = [0.0], Metrics()
+    passes = Passes(clock=lambda: now[0])
+    controller = Controller(Hangs(), Wakes(), passes=passes, metrics=metrics, concurrency=1, retirer=Hangs())
+    # Two runs and one slot: the second's pass does not even begin.
+    keys = (KEY, OTHER)
+    loops = [
+        asyncio.create_task(controller.retire(key) if deleted else controller.run(key, Stop()))
+        for key in keys
+    ]
+    await settle(20)
+    assert passes.overdue() is None
+    now[0] = OVERDUE + 1.0
+    assert passes.overdue() == f"the pass of lab/demo is {OVERDUE + 1.0:.0f} s late"
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    assert passes.overdue() is None
+
+
+async def test_no_number_of_a_run_outlives_its_loop_though_nobody_tells_that_it_is_gone() -> None:
+    """The DELETED of a run that went while its watch began anew never comes."""
+
+    def shown() -> set[str]:
+        of_the_run = {
+            one.name
+            for family in metrics.registry.collect()
+            for one in family.samples
+            if one.labels.get("run") == "demo"
+        }
+        phases = metrics.registry.get_sample_value("srr_runs", {"phase": "Pending"})
+        return of_the_run | ({"srr_runs"} if phases else set())
+
+    model = ModelStatus(name="M1", iteration=1, uri="s3://b/m1", digest="d", metrics=ModelMetrics(loss=1.5))
+    run = make_run(status=SelfRewardingRunStatus(models=[model]))
+
+    async def work(_: RunKey) -> None:
+        metrics.seen(run)
+
+    class Retires:
+        async def retire(self, _: RunKey) -> float | None:
+            metrics.seen(run)
+            seen.append(shown())
+            return None
+
+    seen: list[set[str]] = []
+    recorder, stop = Recorder(work=work), Stop()
+    controller, _, _, metrics = make(recorder, retirer=Retires())
+    loop = asyncio.create_task(controller.run(KEY, stop))
+    await many(recorder, 1)
+    assert shown() == {"srr_model_metric", "srr_runs"}
+    stop.event.set()
+    await asyncio.wait_for(loop, 1)
+    assert shown() == set()
+    await controller.retire(KEY)
+    assert seen == [{"srr_model_metric", "srr_runs"}]
+    assert shown() == set()
 
 
 async def test_a_run_that_is_gone_leaves_nothing_behind() -> None:

@@ -10,8 +10,15 @@ import structlog
 from tests.support.builders import make_run
 from typer.testing import CliRunner
 
+from selfrewarding.api import labels
 from selfrewarding.api.run import Metrics as ModelMetrics
-from selfrewarding.api.run import ModelStatus, SelfRewardingRunStatus, StageAttempts, StageSummary
+from selfrewarding.api.run import (
+    ModelStatus,
+    RawObject,
+    SelfRewardingRunStatus,
+    StageAttempts,
+    StageSummary,
+)
 from selfrewarding.cli.app import app
 from selfrewarding.cluster.protocol import RunKey
 from selfrewarding.controller.logs import configure_logs
@@ -139,6 +146,44 @@ def status(**fields) -> SelfRewardingRunStatus:
     return SelfRewardingRunStatus(**fields)
 
 
+def child(kind: str, name: str, **marks: str) -> RawObject:
+    return {"kind": kind, "metadata": {"name": name, "labels": marks}}
+
+
+def test_an_attempt_counts_for_its_own_stage_whatever_else_is_under_way() -> None:
+    """The report's Job starts beside the next iteration, of which status tells."""
+    metrics, rollout, report = Metrics(), "a" * 16, "b" * 16
+    marks = {labels.STAGE: "Rollout", labels.KEY: rollout}
+    begun = {
+        rollout: StageAttempts(attempt=1),
+        report: StageAttempts(attempt=1),
+        f"{rollout}-policy": StageAttempts(attempt=2, failure="Unknown"),
+    }
+    run = make_run(status=status(stage="Rollout", attempts=begun))
+    for _ in range(2):  # a pass that is repeated
+        metrics.created(run, child("ConfigMap", "rollout-a1", **marks))
+        metrics.created(run, child("Job", "rollout-a1", **marks))
+        metrics.created(run, child("Job", "report-a1", **{labels.STAGE: "Report", labels.KEY: report}))
+        pool = {labels.HOLDER: f"{rollout}-policy", labels.KEY: rollout}
+        metrics.created(run, child("Deployment", "policy-a2", **pool))
+    for number, failure in ((2, "Infrastructure"), (3, "OutOfMemory")):
+        again = status(stage="Rollout", attempts={rollout: StageAttempts(attempt=number, failure=failure)})
+        metrics.created(make_run(status=again), child("Job", f"rollout-a{number}", **marks))
+    counted = {
+        tuple(one.labels.values()): one.value
+        for family in metrics.registry.collect()
+        for one in family.samples
+        if one.name == "srr_stage_attempts_total"
+    }
+    assert counted == {
+        ("Rollout", "First"): 1.0,
+        ("Report", "First"): 1.0,
+        ("Serving", "Unknown"): 1.0,
+        ("Rollout", "Infrastructure"): 1.0,
+        ("Rollout", "OutOfMemory"): 1.0,
+    }
+
+
 def test_status_writes_are_counted_without_the_runs_names() -> None:
     metrics, key = Metrics(), "a" * 16
     sample = metrics.registry.get_sample_value
@@ -155,8 +200,6 @@ def test_status_writes_are_counted_without_the_runs_names() -> None:
     metrics.written(make_run(status=again), done)
     metrics.written(make_run(status=done), over)
     metrics.written(make_run(status=over), over)
-    assert sample("srr_stage_attempts_total", {"stage": "Rollout", "reason": "First"}) == 1.0
-    assert sample("srr_stage_attempts_total", {"stage": "Rollout", "reason": "Infrastructure"}) == 1.0
     assert sample("srr_stage_duration_seconds_sum", {"stage": "Rollout", "outcome": "Succeeded"}) == 90.0
     assert sample("srr_gpu_seconds_total") == 40.0
     assert sample("srr_handover_seconds_sum") == 12.0
@@ -167,6 +210,22 @@ def test_status_writes_are_counted_without_the_runs_names() -> None:
         label for family in metrics.registry.collect() for one in family.samples for label in one.labels
     }
     assert not labels & {"run", "name", "namespace"}
+
+
+def test_a_handover_as_long_as_the_last_counts_too_and_one_that_nothing_follows_does_not() -> None:
+    metrics, since = Metrics(), "2026-01-31T12:00:00Z"
+    first, second = "a" * 16, "b" * 16
+    begun = status(handover_seconds=31.0, handover_since=since, attempts={second: StageAttempts(attempt=1)})
+    over = status(handover_seconds=31.0, attempts={second: StageAttempts(attempt=1, handover_seconds=31.0)})
+    metrics.written(make_run(status=begun), over)
+    assert metrics.registry.get_sample_value("srr_handover_seconds_count") == 1.0
+    last = status(
+        handover_seconds=31.0,
+        handover_since=since,
+        attempts={first: StageAttempts(attempt=1, handover_seconds=31.0)},
+    )
+    metrics.written(make_run(status=last), last.model_copy(update={"handover_since": None}))
+    assert metrics.registry.get_sample_value("srr_handover_seconds_count") == 1.0
 
 
 def test_the_newest_models_numbers_are_gauges_until_the_run_is_gone() -> None:
@@ -192,5 +251,8 @@ def test_the_newest_models_numbers_are_gauges_until_the_run_is_gone() -> None:
     assert shown() == {("lab", "demo", "M1", "spearman"): 0.4, ("lab", "demo", "M1", "loss"): 1.5}
     metrics.written(make_run(status=status(models=[first])), status(models=[first, second]))
     assert shown() == {("lab", "demo", "M2", "winRate"): 0.6}
+    metrics.written(make_run(status=status(models=[second])), status())
+    assert shown() == {}, "an edit took them all"
+    metrics.seen(make_run(status=status(models=[second])))
     metrics.forget(RunKey("lab", "demo"))
     assert shown() == {}

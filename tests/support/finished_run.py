@@ -33,11 +33,10 @@ from selfrewarding.contract.config import RunRef, StageRef, Story
 from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.head_to_head import Comparison, head_to_head
-from selfrewarding.data.judged_prompts import JudgedPrompt, JudgedResponse
 from selfrewarding.data.metrics import ScoredPrompt, judge_metrics
 from selfrewarding.data.pairs import PairSettings, build_pairs
-from selfrewarding.data.rows import Message
 from selfrewarding.store.folder import FolderStore
+from srr_sampler.build_preferences import judged_prompt
 
 START = datetime(2026, 3, 2, 8, 0, 0, tzinfo=UTC)
 TOPICS = (
@@ -181,7 +180,7 @@ class _Maker:
         rows = list(self._rows(number, prompts))
         rollout_bytes = b"".join(_line(row) for row in rows)
         settings = PairSettings()
-        judged = [_judged(row) for row in rows]
+        judged = [judged_prompt(row) for row in rows]
         outcomes = [build_pairs(one, settings) for one in judged]
         pairs = [row for outcome in outcomes for row in outcome.rows()]
         histogram: dict[str, int] = {}
@@ -418,21 +417,6 @@ def _held_out(prompt: ScoredPrompt, number: int) -> dict[str, Any]:
     """A row of `judgements.jsonl`."""
     asked = [{"role": "user", "content": f"Held-out question {prompt.id}, judged by M{number}?"}]
     return {"key": str(prompt.id), "prompt": asked, "responses": []}
-
-
-def _judged(row: dict[str, Any]) -> JudgedPrompt:
-    return JudgedPrompt(
-        row["key"],
-        tuple(Message(one["role"], one["content"]) for one in row["prompt"]),
-        tuple(
-            JudgedResponse(
-                one["text"],
-                one["finishReason"],
-                tuple(Fraction(found["score"]) for found in one["judgements"]),
-            )
-            for one in row["responses"]
-        ),
-    )
 
 
 def _line(row: dict[str, Any]) -> bytes:

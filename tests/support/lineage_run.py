@@ -31,7 +31,6 @@ from selfrewarding.contract.result import FileRef, StageResult, result_bytes, re
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.evaluations import EvaluationExample
 from selfrewarding.data.jsonl import encode_row
-from selfrewarding.data.judged_prompts import JudgedPrompt, JudgedResponse
 from selfrewarding.data.pairs import PairSettings, build_pairs
 from selfrewarding.data.rows import Message, content_key
 from selfrewarding.data.seed_rows import Instruction, RankedPrompt, RankedResponse
@@ -39,6 +38,7 @@ from selfrewarding.report.index import IndexedStage, run_index, write_index
 from selfrewarding.store.folder import FolderStore
 from selfrewarding.store.references import refer
 from selfrewarding.store.row_index import IndexWriter
+from srr_sampler.build_preferences import judged_prompt
 
 RUN = RunRef(namespace="lab", name="demo", uid="11111111-2222-3333-4444-555555555555")
 SEEDS = 12
@@ -326,19 +326,7 @@ class FinishedRun:
         }  # fmt: skip
 
     def _pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        prompt = JudgedPrompt(
-            row["key"],
-            tuple(Message(message["role"], message["content"]) for message in row["prompt"]),
-            tuple(
-                JudgedResponse(
-                    response["text"],
-                    response["finishReason"],
-                    tuple(Fraction(one["score"]) for one in response["judgements"]),
-                )
-                for response in row["responses"]
-            ),
-        )
-        return build_pairs(prompt, PairSettings()).rows()
+        return build_pairs(judged_prompt(row), PairSettings()).rows()
 
 
 def _late(index: IndexWriter) -> Iterator[bytes]:

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.support.scripted_server import ScriptedServer
+from tests.support.stages import key_of, reference
 from tests.support.tiny_tokenizer import save_tokenizer
 
 from selfrewarding.contract import CONTRACT_VERSION, environment
@@ -37,16 +39,12 @@ from selfrewarding.contract.config import (
     StageRef,
 )
 from selfrewarding.contract.program import Surroundings
-from selfrewarding.contract.result import FileRef, StageResult, result_bytes, result_digest
+from selfrewarding.contract.result import FileRef, StageResult, result_bytes
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.folder import FolderStore
+from selfrewarding.store.results import read_jsonl
 
 MODEL = "m1-0123456789abcdef"
-
-
-def key_of(text: str) -> str:
-    """A stage key."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def rows_bytes(rows: Iterable[dict[str, Any]]) -> bytes:
@@ -80,7 +78,7 @@ class Workplace:
             contract=CONTRACT_VERSION, kind=kind, iteration=1, key=key, files=refs, seconds=1, pod="p"
         )
         self.store.write(f"{prefix}/result.json", result_bytes(result))
-        return StageRef(kind=kind, iteration=1, key=key, digest=result_digest(result_bytes(result)))
+        return reference(result)
 
     def prepare(
         self,
@@ -148,13 +146,30 @@ class Workplace:
 
     def here(self, pod: str = "pod-1", *, shard: int = 0) -> Surroundings:
         """The surroundings of a program in this process."""
-        import time
-
         scratch = self.folder / "scratch" / pod
         scratch.mkdir(parents=True, exist_ok=True)
         return Surroundings(
             scratch=scratch, pod_uid=pod, attempt=1, shard=shard, rank=0, started=time.monotonic()
         )
+
+    def run(
+        self,
+        program: Callable[[StageConfig, Surroundings], StageResult | None],
+        config: StageConfig,
+        pod: str = "pod-1",
+    ) -> StageResult:
+        """What the stage's program commits, run in this process."""
+        result = program(config, self.here(pod))
+        assert result is not None
+        return result
+
+    def rows(self, result: StageResult, name: str) -> list[dict[str, Any]]:
+        """The rows of one of the result's files."""
+        return list(read_jsonl(self.store, result, name))
+
+    def uncommit(self, config: StageConfig) -> None:
+        """Leave a stage as it was before its last write: all of its rows, and no result."""
+        self.store.delete(f"{stage_prefix(config.kind, config.key)}/result.json")
 
     def start(
         self, config: StageConfig, servers: dict[str, ScriptedServer], pod: str, *, shard: int = 0
@@ -179,6 +194,17 @@ class Workplace:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+
+    def start_and_kill(
+        self, config: StageConfig, servers: dict[str, ScriptedServer], happened: Callable[[], bool]
+    ) -> None:
+        """Start a stage's program as the pod `killed`, and kill it once this has happened, or after a minute."""
+        program = self.start(config, servers, "killed")
+        deadline = time.monotonic() + 60
+        while not happened() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        program.kill()
+        program.wait()
 
     def log(self, pod: str) -> str:
         """What a started program printed."""

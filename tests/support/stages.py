@@ -9,7 +9,13 @@ from selfrewarding.contract import CONTRACT_VERSION
 from selfrewarding.contract.artifacts import attempt_prefix, stage_prefix
 from selfrewarding.contract.config import Execution, Parameters, RunRef, StageConfig, StageRef
 from selfrewarding.contract.program import Surroundings
-from selfrewarding.contract.result import StageResult, result_bytes, result_digest
+from selfrewarding.contract.result import (
+    StageResult,
+    result_bytes,
+    result_digest,
+    summary_message,
+    summary_of,
+)
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.jsonl import encode_row
 from selfrewarding.store import open_store
@@ -86,3 +92,8 @@ def reference(result: StageResult) -> StageRef:
         key=result.key,
         digest=result_digest(result_bytes(result)),
     )
+
+
+def summary_size(result: StageResult, **larger: Any) -> int:
+    """Bytes of the termination message of this result, or of one with larger `counts`, `metrics` or `seconds`."""
+    return len(summary_message(result.key, summary_of(result.model_copy(update=larger))).encode())

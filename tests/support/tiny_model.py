@@ -19,8 +19,8 @@ POSITIONS = 16384
 """Much, since a token is a byte here: the judge prompt alone has more than 2,000."""
 
 
-def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: 256 bytes and four control tokens."""
+def byte_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """256 bytes and three control tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -29,8 +29,14 @@ def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.add_tokens(["<tool>"])
     tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: 256 bytes and four control tokens."""
+    tokenizer = byte_tokenizer(template)
+    tokenizer.add_tokens(["<tool>"])
     return tokenizer
 
 

@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -74,13 +73,6 @@ class Server:
 
     def paths(self, method: str) -> list[str]:
         return [one.path for one in self.asked if one.method == method]
-
-
-class Clock:
-    now = datetime(2026, 1, 31, 11, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 def stored_run(**more):

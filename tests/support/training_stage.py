@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+import pytest
+from tests.support.tiny_model import byte_tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from selfrewarding.api.algorithm import DpoSpec, SftSpec
 from selfrewarding.api.execution import TrainingSpec
@@ -38,31 +39,13 @@ from selfrewarding.contract.stages import StageKind
 from selfrewarding.store import open_store
 from selfrewarding.store.results import commit_result, read_jsonl, upload_files
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = [REPOSITORY / "operator", REPOSITORY / "images" / "trainer"]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """256 bytes and three control tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.chat_template = CHATML
-    return tokenizer
-
-
 def _tokenizer(model: Path | None) -> PreTrainedTokenizerBase:
     if model is None:
-        return make_tokenizer()
+        return byte_tokenizer()
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)
@@ -277,6 +260,22 @@ def run_here(config: StageConfig, scratch: Path, *, pod: str = "pod-1") -> Stage
         result = main(config, surroundings(scratch, pod=pod))
     assert result is not None
     return result
+
+
+def die_after_checkpoint(config: StageConfig, scratch: Path, *, step: int, pod: str = "pod-1") -> None:
+    """Run a stage in this process until the checkpoint of this step is saved, and die there as if killed."""
+    from srr_trainer.callbacks import CheckpointCallback
+
+    on_save = CheckpointCallback.on_save
+
+    def save_and_die(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        on_save(self, args, state, control, **others)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        return control
+
+    with mock.patch.object(CheckpointCallback, "on_save", save_and_die), pytest.raises(KeyboardInterrupt):
+        run_here(config, scratch, pod=pod)
 
 
 def log_of(config: StageConfig, result: StageResult) -> list[dict[str, Any]]:

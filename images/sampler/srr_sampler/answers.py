@@ -232,12 +232,7 @@ class _Writer:
     ) -> None:
         self._client, self._served, self._encoder, self._seeds = client, served, encoder, log.seeds
         self._rows = {str(row["key"]): row for row in read_chunks(log.store, log.folder, log=LOG)}
-        self._sampling = Sampling(
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            max_tokens=spec.max_tokens,
-            stop_token_ids=tuple(encoder.chat.stop_token_ids),
-        )
+        self._sampling = Sampling.of(spec, stop_token_ids=encoder.chat.stop_token_ids)
 
     def provenance(self) -> dict[str, Any]:
         """Who answers, and how; a prompt with a temperature of its own says so in its row."""

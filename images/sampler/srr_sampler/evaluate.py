@@ -30,6 +30,10 @@ SUMMARY_METRICS = {
     "kendall_tau": ("kendallTau", 1.0),
 }
 """Name in the metrics file → name in the summary, and what divides the one (percent) into the other (a share)."""
+VALID_RATE = (
+    "percent of all judgements that end in an allowed score; an invalid one counts here though it is asked for again, and in "
+    "no other number; interval over prompts"
+)
 
 
 def main(config: StageConfig, here: Surroundings) -> StageResult | None:
@@ -64,6 +68,7 @@ async def _work(stage: Stage) -> StageResult:
     if judged.counted.judgements:
         metrics["validRate"] = judged.counted.valid_rate
         measured["valid_rate"] = 100 * judged.counted.valid_rate
+        measured["conventions"] = measured["conventions"] | {"valid_rate": VALID_RATE}
         measured["intervals"]["valid_rate"] = _valid_interval(judged, evaluation.bootstrap, seed)
     answers = None if asked_for is None else await write_answers(stage, evaluation, asked_for, meter)
     counts = measured["counts"]

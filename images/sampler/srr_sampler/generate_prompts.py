@@ -283,10 +283,8 @@ async def _writer(
 
 
 def _sampling(spec: PromptGenerationSpec, encoder: Encoder | None, first_number: int) -> Sampling:
-    return Sampling(
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        max_tokens=spec.max_tokens,
+    return Sampling.of(
+        spec,
         stop=(f"\n{first_number + NEW_ITEMS}.",),
-        stop_token_ids=() if encoder is None else tuple(encoder.chat.stop_token_ids),
+        stop_token_ids=() if encoder is None else encoder.chat.stop_token_ids,
     )

@@ -112,12 +112,7 @@ class Answerer:
         self._encoder = encoder
         self._seeds = seeds
         self.samples = spec.samples
-        self._sampling = Sampling(
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            max_tokens=spec.max_tokens,
-            stop_token_ids=tuple(encoder.chat.stop_token_ids),
-        )
+        self._sampling = Sampling.of(spec, stop_token_ids=encoder.chat.stop_token_ids)
 
     def provenance(self) -> dict[str, Any]:
         """Who answers, and how."""

@@ -133,12 +133,10 @@ class Judge:
                 "judge.scoring Expected needs scores that are one token each, but the judge's tokenizer splits some "
                 f"of {self.scores[0]} to {self.scores[-1]}: narrow judge.scores, or set judge.scoring to Sampled"
             )
-        self._sampling = Sampling(
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            max_tokens=spec.max_tokens,
+        self._sampling = Sampling.of(
+            spec,
             stop=(self._line.stop,) if spec.format == "Structured" else (),
-            stop_token_ids=tuple(encoder.chat.stop_token_ids),
+            stop_token_ids=encoder.chat.stop_token_ids,
         )
 
     def provenance(self) -> dict[str, Any]:

@@ -6,9 +6,12 @@ Must not: talk to a server or know what a row means.
 Neighbours: `client` sends these requests; `judging`, `judged_rows` and `generate_prompts` make them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfrewarding.api.algorithm import JudgeSpec, PromptGenerationSpec, ResponsesSpec
+from selfrewarding.api.evaluation import AnswersSpec
 from selfrewarding.contract.config import StageConfig
 from selfrewarding.contract.seeds import derive_seed
 
@@ -30,6 +33,17 @@ class Sampling:
     max_tokens: int
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        spec: AnswersSpec | JudgeSpec | PromptGenerationSpec | ResponsesSpec,
+        *,
+        stop: tuple[str, ...] = (),
+        stop_token_ids: Iterable[int] = (),
+    ) -> "Sampling":
+        """As the spec says it."""
+        return cls(spec.temperature, spec.top_p, spec.max_tokens, stop, tuple(stop_token_ids))
 
     def within(self, room: int) -> "Sampling":
         """The same, for a context that has only so many tokens left."""

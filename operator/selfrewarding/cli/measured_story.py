@@ -28,7 +28,7 @@ def print_measured(console: "Console", story: "MeasuredStory", *, full: bool) ->
             console.print(heading(f"Held-out answer {index}, people's rank {answer['rank']}"))
             console.print(quoted(answer["text"], full=full))
             for one in story.judged:
-                console.print(quoted(f"\n{_named(one.model)} as judge ({_stage(one.stage)}):", style="bold"))
+                console.print(quoted(f"\n{_judge(one)} ({_stage(one.stage)}):", style="bold"))
                 for judgement in one.row["responses"][index]["judgements"]:
                     print_judgement(console, judgement, full=full)
             console.print()
@@ -66,6 +66,12 @@ def _print_messages(console: "Console", messages: Sequence[Mapping[str, str]], *
 
 def _named(model: "ModelFacts | None") -> str:
     return model.name if model else "a model that is gone"
+
+
+def _judge(one: "MeasuredRound") -> str:
+    """Who judged: the model that was measured, unless the run has a judge of its own (`judge.modelUri`)."""
+    uri = one.judge.get("modelUri")
+    return f"{_named(one.model)} as judge" if uri is None else f"the dedicated judge {uri}"
 
 
 def _stage(stage: "StageFacts") -> str:

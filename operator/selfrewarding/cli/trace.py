@@ -20,6 +20,8 @@ REMOVAL = (
     "save the file without the row under a new name, and name that one in the spec. A file that is changed in place is not "
     "noticed: what was prepared is kept by address."
 )
+_IDS = ("message_tree_id", "id", "question_id")
+"""Fields that name a row: of OpenAssistant's trees, of most files, of MT-Bench's questions."""
 _PROMPTS = 20
 """Prompts that are listed without `--full`."""
 
@@ -79,7 +81,8 @@ def _reference(text: str) -> tuple[str, str | None]:
         raise refusal(f"{text}: this line is no JSON ({error}): give the row's key or id instead") from None
     if line is None:
         raise refusal(f"{text}: the file has no such line")
-    own = row.get("id") if isinstance(row, dict) else None
+    fields = row if isinstance(row, dict) else {}
+    own = next((fields[name] for name in _IDS if fields.get(name) is not None), None)
     return f"line-{number}" if own is None else str(own), path.name
 
 

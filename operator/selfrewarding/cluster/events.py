@@ -28,7 +28,7 @@ REFILL = 300.0
 """Of events that were told before: so many at once, and seconds until a run may post one more."""
 NEW_BURST = 150
 NEW_REFILL = 60.0
-"""Of new ones. An iteration has seventeen; the quickest run of five takes minutes for each."""
+"""Of new ones. An iteration has seventeen, one with eight candidates 43; the quickest run takes minutes for each."""
 _REMEMBERED = 4096
 """Events and runs that are remembered; the longest unused are forgotten first."""
 _MAX_MESSAGE = 1024

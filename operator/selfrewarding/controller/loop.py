@@ -94,6 +94,7 @@ class Controller:
     async def run(self, key: RunKey, stopped: Stopped) -> None:
         """Pass after pass until `stopped`. Never raises."""
         self._wakes.open(key)
+        self._passes.expect(key, 0.0)  # the very first may be the one that never comes
         with bound_contextvars(run=f"{key.namespace}/{key.name}"):
             try:
                 while not stopped:
@@ -102,6 +103,7 @@ class Controller:
                     await self._wakes.wait(key, after, stopped.wait)
             finally:
                 self._passes.forget(key)
+                self._metrics.forget(key)
 
     async def _one_pass(self, key: RunKey, stopped: Stopped) -> float:
         async with self._wakes.lock(key), self._slots:
@@ -128,6 +130,7 @@ class Controller:
         if self._retirer is None:
             async with self._wakes.lock(key):
                 return
+        self._passes.expect(key, 0.0)
         with bound_contextvars(run=f"{key.namespace}/{key.name}"):
             try:
                 while (after := await self._one_retirement(key, self._retirer)) is not None:
@@ -135,6 +138,7 @@ class Controller:
                     await self._wakes.wait(key, after, asyncio.Event().wait)
             finally:
                 self._passes.forget(key)
+                self._metrics.forget(key)
 
     async def _one_retirement(self, key: RunKey, retirer: Retiring) -> float | None:
         async with self._wakes.lock(key), self._slots:

@@ -38,6 +38,7 @@ class MeasuredCluster:
     async def create(self, run: SelfRewardingRun, manifest: RawObject) -> None:
         """As the adapter's."""
         await self._cluster.create(run, manifest)
+        self._metrics.created(run, manifest)
 
     async def scale(self, run: SelfRewardingRun, name: str, replicas: int) -> None:
         """As the adapter's."""

@@ -1,11 +1,12 @@
 """What Prometheus reads of the operator: its own work, its requests, how its runs fare, and how good their newest models are.
 
-Only the last is labelled by a run's name, since it is the run's own and has no meaning in sums: a number for each metric of
-the newest model, gone with the run. All else has no more series with more runs. Must not: write anything or
-decide. Neighbours: `loop` reports passes, `measured` statuses, `cluster` and `watches` requests.
+Only the last is labelled by a run's name, since a model's numbers are its run's own and have no meaning in sums: one series
+for each metric of the newest model, while the operator looks after the run. All else has no more series with more runs. Must
+not: write anything or decide. Neighbours: `loop` reports passes and ends, `measured` statuses and creations, `cluster` and
+`watches` requests.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -20,8 +21,10 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from selfrewarding.api import labels
 from selfrewarding.api.conditions import ConditionType, get_condition
-from selfrewarding.api.run import ModelStatus, SelfRewardingRun, SelfRewardingRunStatus, StageAttempts
+from selfrewarding.api.run import ModelStatus, RawObject, SelfRewardingRun, SelfRewardingRunStatus
+from selfrewarding.cluster.kinds import WORKLOADS
 from selfrewarding.cluster.protocol import ClusterError, RunKey
 
 SERVING = "Serving"
@@ -46,6 +49,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._phases: dict[RunKey, str] = {}
+        self._begun: dict[RunKey, set[str]] = {}
+        """Names of the children whose attempts are counted: one that is made again is the same attempt."""
         self._passes = Counter("srr_reconcile", "Passes by how they ended.", ["outcome"], registry=registry)
         self._pass_seconds = Histogram(
             "srr_reconcile_duration_seconds", "Time of a pass.", buckets=_QUICK, registry=registry
@@ -127,9 +132,21 @@ class Metrics:
         self._models.note(_key(run), run.status)
 
     def forget(self, key: RunKey) -> None:
-        """A run is gone."""
+        """A run is gone, or nobody looks after it any more."""
         self._phases.pop(key, None)
+        self._begun.pop(key, None)
         self._models.forget(key)
+
+    def created(self, run: SelfRewardingRun, manifest: RawObject) -> None:
+        """A child was created, or was there already."""
+        name, marks = manifest["metadata"]["name"], manifest["metadata"]["labels"]
+        begun = self._begun.setdefault(_key(run), set())
+        if manifest["kind"] not in WORKLOADS or name in begun:
+            return
+        begun.add(name)
+        entry = run.status.attempts.get(marks.get(labels.HOLDER) or marks[labels.KEY])
+        reason = (entry.failure if entry else None) or "First"
+        self._attempts.labels(marks.get(labels.STAGE, SERVING), reason).inc()
 
     def written(self, run: SelfRewardingRun, after: SelfRewardingRunStatus) -> None:
         """A status was written over the one that the run had."""
@@ -139,22 +156,11 @@ class Metrics:
         for short, summary in after.results.items():
             if short not in before.results and summary.seconds is not None and short in before.attempts:
                 self._stage_seconds.labels(summary.stage, "Succeeded").observe(summary.seconds)
-        for short, entry in after.attempts.items():
-            self._attempt(short, before.attempts, entry, after.stage or before.stage or "")
         if after.gpu_seconds is not None:
             self._gpu_seconds.inc(max(0.0, after.gpu_seconds - (before.gpu_seconds or 0.0)))
         ended = before.handover_since is not None and after.handover_since is None
-        if ended and after.handover_seconds is not None and after.handover_seconds != before.handover_seconds:
+        if ended and after.handover_seconds is not None and _was_measured(before, after):
             self._handover.observe(after.handover_seconds)
-
-    def _attempt(
-        self, short: str, before: Mapping[str, StageAttempts], entry: StageAttempts, stage: str
-    ) -> None:
-        old = before.get(short)
-        if entry.attempt > (old.attempt if old else 0):
-            reason = (old.failure if old else None) or entry.failure or "First"
-            # Entries of serving pools are named `<key>-<pool>`; of all others at most one is under way at a time.
-            self._attempts.labels(SERVING if "-" in short else stage, reason).inc()
 
     def _count(self, phase: str) -> Callable[[], float]:
         return lambda: float(sum(one == phase for one in list(self._phases.values())))
@@ -170,6 +176,8 @@ class _NewestModels(Collector):
         """A run's status, as it is now."""
         if status.models:
             self._newest[key] = status.models[-1]
+        else:  # an edit has left none
+            self.forget(key)
 
     def forget(self, key: RunKey) -> None:
         """A run is gone."""
@@ -195,6 +203,14 @@ def phase_of(status: SelfRewardingRunStatus) -> str:
         if condition is not None and condition.status == "True":
             return phase
     return "Running" if status.stage is not None else "Pending"
+
+
+def _was_measured(before: SelfRewardingRunStatus, after: SelfRewardingRunStatus) -> bool:
+    """Whether the hand-over that ended came to its end; one that nothing follows leaves no number. Two may take equally
+    long: the second then stands with the stage that it led to."""
+    noted = {unit for unit, entry in after.attempts.items() if entry.handover_seconds is not None}
+    known = {unit for unit, entry in before.attempts.items() if entry.handover_seconds is not None}
+    return after.handover_seconds != before.handover_seconds or not noted <= known
 
 
 def _key(run: SelfRewardingRun) -> RunKey:

@@ -15,7 +15,8 @@ ROUGE tokens   those of rouge-score         words of any script       words of a
 =============  ===========================  ========================  ==================================
 
 An eojeol (a Korean word with its particles) carries about two English words, hence the lower limit. The ROUGE-L filter
-comes last: a prompt is dropped if its F1 to any seed or any accepted prompt is above the threshold.
+comes last: a prompt is dropped if its F1 to any seed or any accepted prompt is above the threshold, or if it is a copy of
+one (NFKC, case and spacing do not count), whatever the threshold.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Literal
 
 from selfrewarding.api.data import Language
 from selfrewarding.data.rouge import NOTHING, Nearest, RougeIndex, f1_matrix, is_unspaced, unicode_tokens
+from selfrewarding.data.rows import normalised
 
 DropReason = Literal[
     "too_short", "too_long", "keyword", "write_a_program", "punctuation_first", "not_ascii_first", "similar"
@@ -130,13 +132,14 @@ class PromptFilter:
         self._workers = workers
         self._index = RougeIndex(language, workers=workers)
         self._ids: list[str | int] = []
+        self._texts: set[str] = set()
         for position, seed in enumerate(seeds):
-            self._add(f"seed-{position}", self._index.encode(seed))
+            self._add(f"seed-{position}", seed, self._index.encode(seed))
 
     def restore(self, accepted: Iterable[tuple[str | int, str]]) -> None:
         """Take over (id, text) of prompts that an earlier filter has accepted, without judging them again."""
         for identifier, text in accepted:
-            self._add(identifier, self._index.encode(text))
+            self._add(identifier, text, self._index.encode(text))
 
     def offer(self, identifier: str | int, text: str) -> Verdict:
         """Judge one prompt."""
@@ -160,7 +163,7 @@ class PromptFilter:
         within = f1_matrix(encoded, workers=self._workers) if len(encoded) > 1 else None
         accepted: list[tuple[int, str | int]] = []
         position = -1
-        for (identifier, _), reason in zip(block, reasons, strict=True):
+        for (identifier, text), reason in zip(block, reasons, strict=True):
             if reason is not None:
                 yield Verdict(identifier, False, reason, None, None)
                 continue
@@ -169,17 +172,19 @@ class PromptFilter:
             for other, other_id in accepted:
                 if within is not None and within[position, other] > best.f1:
                     best, nearest = Nearest(float(within[position, other]), None), other_id
-            similar = best.f1 > self._threshold
+            # A copy is one at any threshold, and where ROUGE-L sees no token: what measures must not be trained on.
+            similar = best.f1 > self._threshold or normalised(text) in self._texts
             if not similar:
                 accepted.append((position, identifier))
-                self._add(identifier, encoded[position])
+                self._add(identifier, text, encoded[position])
             yield Verdict(identifier, not similar, "similar" if similar else None, best.f1, nearest)
 
     def _id_of(self, nearest: Nearest) -> str | int | None:
         return None if nearest.index is None or nearest.f1 == NOTHING.f1 else self._ids[nearest.index]
 
-    def _add(self, identifier: str | int, encoded: str | list[int]) -> None:
+    def _add(self, identifier: str | int, text: str, encoded: str | list[int]) -> None:
         self._ids.append(identifier)
+        self._texts.add(normalised(text))
         self._index.add(encoded)
 
     def _rule(self, text: str) -> DropReason | None:

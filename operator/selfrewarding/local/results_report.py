@@ -69,6 +69,9 @@ class IterationRow:
     win_rate: float | None = None
     """Against the model before."""
     win_interval: Interval | None = None
+    baseline_win_rate: float | None = None
+    """Against the baseline: M1 has no other opponent."""
+    baseline_win_interval: Interval | None = None
     loss: float | None = None
     reward_margin: float | None = None
     chosen: str | None = None
@@ -91,10 +94,18 @@ def iteration_rows(finished: Sequence[Finished]) -> list[IterationRow]:
     """One row for each iteration that has a finished stage."""
     rows: dict[int, IterationRow] = {}
     for one in finished:
-        if one.stage.iteration:
+        if one.stage.iteration and not _is_the_baselines(one):
             row = rows.setdefault(one.stage.iteration, IterationRow(iteration=one.stage.iteration))
             _take(row, one.stage.kind, one.result)
     return [rows[number] for number in sorted(rows)]
+
+
+def _is_the_baselines(one: Finished) -> bool:
+    """Whether this measures the baseline: its numbers are not those of the first iteration's model."""
+    model = one.stage.parents.get("model")
+    return (
+        one.stage.kind is StageKind.EVALUATE and model is not None and model.kind is StageKind.TRAIN_BASELINE
+    )
 
 
 def stage_rows(finished: Sequence[Finished], peaks: Mapping[str, int]) -> list[StageRow]:
@@ -124,7 +135,7 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
     from rich.table import Table
 
     table = Table(title="What each iteration made", title_justify="left", pad_edge=False)
-    compared = any(row.win_rate is not None for row in rows)
+    compared = any(row.win_rate is not None or row.baseline_win_rate is not None for row in rows)
     wins = ["Win rate"] if compared else []
     for name in (
         "Model",
@@ -200,7 +211,10 @@ def _take(row: IterationRow, kind: StageKind, result: StageResult) -> None:
         case StageKind.EVALUATE:
             row.pairwise_accuracy, row.held_out_pairs = metrics.get("pairwiseAccuracy"), counts.get("pairs")
         case StageKind.COMPARE:
-            row.win_rate, row.win_interval = metrics.get("winRate"), intervals_of(result).get("winRate")
+            intervals = intervals_of(result)
+            row.win_rate, row.win_interval = metrics.get("winRate"), intervals.get("winRate")
+            row.baseline_win_rate = metrics.get("winRateBaseline")
+            row.baseline_win_interval = intervals.get("winRateBaseline")
         case _:
             pass
 
@@ -242,10 +256,14 @@ def _accuracy(row: IterationRow) -> str:
 
 
 def _wins(row: IterationRow) -> str:
-    if row.win_rate is None:
-        return "–"
-    interval = row.win_interval
-    return f"{row.win_rate:.1%}" + (f"\n{interval[0]:.1%} to {interval[1]:.1%}" if interval else "")
+    told = [_rate(row.win_rate, row.win_interval)] if row.win_rate is not None else []
+    if row.baseline_win_rate is not None:
+        told.append(f"Baseline: {_rate(row.baseline_win_rate, row.baseline_win_interval)}")
+    return "\n".join(told) or "–"
+
+
+def _rate(rate: float, interval: Interval | None) -> str:
+    return f"{rate:.1%}" + (f"\n{interval[0]:.1%} to {interval[1]:.1%}" if interval else "")
 
 
 def _bytes(value: int | None) -> str:

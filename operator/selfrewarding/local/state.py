@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selfrewarding.local.errors import LocalError
-from selfrewarding.store.atomic import make_folders, pending, sweep
+from selfrewarding.store.atomic import is_locked, make_folders, pending, sweep
 
 FOLDER = ".srr-local"
 _PRIVATE = 0o600
@@ -64,14 +64,7 @@ class StateFolder:
 
     def is_locked(self) -> bool:
         """Whether a living `srr local` runs here."""
-        try:
-            with self.lock_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_locked(self.lock_file)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -88,7 +88,7 @@ class StageEstimate:
     """Every row at its longest."""
     training: Memory | None
     serving: Mapping[str, Memory]
-    """By role: policy, judge, writer; fixed models count as large as M0."""
+    """By role: policy, judge, writer, referee; fixed models count as large as M0."""
 
 
 def estimate_run(graph: Graph, spec: SelfRewardingRunSpec, counts: Mapping[str, int]) -> list[StageEstimate]:

@@ -50,16 +50,23 @@ def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
     if measured.approved:
         return GateDecision(outcome="Promoted", message="Approved by a person.")
     for rule in gate.rules:
-        if measured.iteration == 1 and (
-            rule.metric in ROUND_METRICS or (rule.metric in HEAD_TO_HEAD_METRICS and not measured.compared)
-        ):
-            continue  # M1 comes before the first round, and may have no baseline to beat: there is nothing to check yet
+        if measured.iteration == 1 and _comes_later(rule, measured):
+            continue
         why = broken(rule, measured)
         if why is not None:
             return why if isinstance(why, GateDecision) else _carry_out(rule, why, gate, measured)
     if gate.approval == "Manual":
         return GateDecision(outcome="Held", message=f"gate.approval is Manual: {_how_to_approve(measured)}")
     return GateDecision(outcome="Promoted")
+
+
+def _comes_later(rule: GateRule, measured: Measured) -> bool:
+    """Whether there is nothing to check of M1 yet: it comes before the first round, may have no baseline to beat, and with
+    EFT rows of one's own and no held-out ones nobody has judged anything."""
+    if rule.metric in HEAD_TO_HEAD_METRICS and not measured.compared:
+        return True
+    unjudged = rule.metric == "validRate" and measured.metrics.valid_rate is None
+    return rule.metric in ROUND_METRICS or unjudged
 
 
 def broken(rule: GateRule, measured: Measured) -> GateDecision | str | None:

@@ -4,6 +4,7 @@ Must not: start or stop anything. Neighbours: `gate` decides; `facts` calls this
 of later iterations follows from the decisions.
 """
 
+from selfrewarding.api.measured import HEAD_TO_HEAD_METRICS, JUDGE_METRICS
 from selfrewarding.api.run import Metrics, ModelStatus
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.approval import approves
@@ -13,6 +14,11 @@ from selfrewarding.plan.stage import Iteration, Stage, measures_another
 from selfrewarding.plan.view import View
 
 _METRICS = {field.alias or name for name, field in Metrics.model_fields.items()}
+_MEASURED_AGAIN = {
+    StageKind.EVALUATE: JUDGE_METRICS | {"validRate"},
+    StageKind.COMPARE: HEAD_TO_HEAD_METRICS,
+}
+"""What stages after a training tell of its model: an edit may have the same model measured another way."""
 
 
 def record_models(view: View) -> View:
@@ -61,7 +67,9 @@ def _status_of(view: View, trained: Stage, stages: tuple[Stage, ...]) -> ModelSt
     before = view.model_of(trained)
     digest = view.status.results[trained.short].digest
     known = before if before is not None and before.digest == digest else None
-    metrics = dict(known.metrics.model_dump(by_alias=True, exclude_none=True)) if known else {}
+    kept = known.metrics.model_dump(by_alias=True, exclude_none=True) if known else {}
+    outdated = _outdated(view, stages)
+    metrics = {name: value for name, value in kept.items() if name not in outdated}
     for stage in stages:
         result = view.status.results.get(stage.short)
         metrics |= {
@@ -76,6 +84,21 @@ def _status_of(view: View, trained: Stage, stages: tuple[Stage, ...]) -> ModelSt
         gate=known.gate if known else None,
         gate_message=known.gate_message if known else None,
     )
+
+
+def _outdated(view: View, stages: tuple[Stage, ...]) -> set[str]:
+    """Metrics of which the status that was read does not count: they are to be measured (again), or no more. Those of a
+    stage whose summary is cut short, since its iteration is over, stand with the model alone."""
+    held_out = view.prepare_summary is not None and view.prepare_summary.data.get("heldOut")
+    judged = held_out and any(one.kind is StageKind.EVALUATE for one in stages)
+    names: set[str] = set()
+    for kind, told in _MEASURED_AGAIN.items():
+        stage = next((one for one in stages if one.kind is kind), None)
+        summary = None if stage is None else view.status.results.get(stage.short)
+        if summary is None or summary.seconds is not None:
+            names |= told
+    # Where no held-out row is judged it is Rollout's alone.
+    return names if judged else names - {"validRate"}
 
 
 def _through_gate(

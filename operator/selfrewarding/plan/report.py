@@ -90,7 +90,8 @@ def _progress(
     view: View, before: SelfRewardingRunStatus, stage: str | None, iteration: int | None
 ) -> Progress | None:
     """Progress of the stage, summed over its pods; the old numbers until 30 s have passed."""
-    shown = before.progress if (before.stage, before.iteration) == (stage, iteration) else None
+    same = (before.stage, before.iteration) == (stage, iteration) and not _has_ended(view, stage, iteration)
+    shown = before.progress if same else None
     entry = view.entry(view.step.short) if view.step is not None else None
     if view.step is None or entry is None:
         return shown if view.step is not None else None
@@ -110,6 +111,15 @@ def _progress(
         return new
     equal = (shown.done, shown.total) == (new.done, new.total)
     return shown if equal or seconds_since(shown.updated, view.now) < _PROGRESS_EVERY else new
+
+
+def _has_ended(view: View, stage: str | None, iteration: int | None) -> bool:
+    """Whether this pass has seen the end of a stage of these columns; candidates answer in several, one after the other."""
+    ended = view.status.results.keys() - view.run.status.results.keys()
+    return any(
+        (one.stage, one.iteration) == (stage, iteration)
+        for one in (view.status.results[key] for key in ended)
+    )
 
 
 def conditions_of(run: SelfRewardingRun, verdict: Verdict, now: datetime) -> list[Condition]:

@@ -33,7 +33,7 @@ class Holder:
     """A serving pool for one model: it holds GPUs over all neighbouring stages that use it (survival rule 4)."""
 
     pool: str
-    """policy, judge or writer."""
+    """policy, judge, writer or referee."""
     model: Model
     spec: ServingPoolSpec
     max_model_len: int
@@ -66,7 +66,7 @@ class Stage:
     models: Mapping[str, Model] = field(default_factory=dict, compare=False, repr=False)
     """Models that it reads from the store, by role: base, reference."""
     holders: Mapping[str, Holder] = field(default_factory=dict, compare=False, repr=False)
-    """Serving pools that it asks, by role: policy, judge, writer."""
+    """Serving pools that it asks, by role: policy, judge, writer, referee."""
     shards: int = field(default=1, compare=False)
     """Pods of an Indexed Job."""
     gpus: int = field(default=0, compare=False)

@@ -3,14 +3,28 @@
 Must not: judge any of it. Neighbours: `checks`, `pod_checks` and `report` ask here.
 """
 
+from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.observed import Pod
 from selfrewarding.plan.stage import Stage
 from selfrewarding.plan.view import View, unit_of
 
 
 def title(stage: Stage) -> str:
-    """A stage as messages name it."""
-    return f"{stage.kind} of iteration {stage.iteration}" if stage.iteration else str(stage.kind)
+    """A stage as messages name it. No two of a plan have one title: an event of the second would count the first's."""
+    if not stage.iteration:
+        return str(stage.kind)
+    whose = _measured_beside(stage)
+    return f"{stage.kind} of iteration {stage.iteration}{f' ({whose})' if whose else ''}"
+
+
+def _measured_beside(stage: Stage) -> str | None:
+    """The model of a stage that its iteration has several of: a candidate, or the baseline beside M1."""
+    measured = stage.parents.get("model")
+    if stage.kind is StageKind.ANSWER:
+        return stage.holders["policy"].model.name
+    if stage.kind is StageKind.EVALUATE and measured is not None:
+        return "Baseline" if measured.kind is StageKind.TRAIN_BASELINE else None
+    return None
 
 
 def units(view: View) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def judge_agreement(run: RunStory) -> Chart | None:
         {"pairwiseAccuracy": "pairwise accuracy", "fiveBest": "5-best", "exactMatch": "exact match"},
         name="judge-agreement",
         title="The judge agrees with people",
-        note="Share of held-out answers that the model orders as people did. A judge that says the same of everything has a "
+        note="Share of held-out answers that the judge orders as people did. A judge that says the same of everything has a "
         "pairwise accuracy of 50 %.",
         shares=True,
     )

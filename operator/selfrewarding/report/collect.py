@@ -113,6 +113,7 @@ def collect(
         baseline=reader.quality(results.get(BASELINE_EVALUATE)),
         compared=compared is not None,
         fixed_judge=_fixed_judge(compared),
+        dedicated_judge=story.spec.judge.model_uri is not None,
         models=tuple(story.models),
         alarms=tuple(_alarm(reader, alarm, results) for alarm in story.alarms),
         alarms_off=_alarms_off(story),

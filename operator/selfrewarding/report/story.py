@@ -278,6 +278,8 @@ class RunStory:
     """Who compares the answers in every round; None: each round's newest model, so rounds cannot be compared."""
     compared: bool = False
     """Whether the spec asks for comparisons."""
+    dedicated_judge: bool = False
+    """Whether a model of its own scores answers (`judge.modelUri`): each round's judge is that one, and not the newest model."""
     near_duplicates: dict[str, int] = field(default_factory=dict)
     """What Prepare looked for and how many it found: different prompts of two sets that are much alike."""
     models: tuple[ModelStatus, ...] = ()

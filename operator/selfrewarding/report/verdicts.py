@@ -109,18 +109,20 @@ def _judge(run: RunStory) -> Verdict:
         answer, tone = "Better than chance", "good"
     else:
         answer, tone = "Not shown", "bad"
-    detail = (
-        f"As judge {newest.model} orders {percent(now)} of the held-out pairs as people did{_within(now)}"
-    )
-    if len(measured) > 1 and measured[0].judge:
+    who = "The dedicated judge" if run.dedicated_judge else f"As judge {newest.model}"
+    detail = f"{who} orders {percent(now)} of the held-out pairs as people did{_within(now)}"
+    if len(measured) > 1 and measured[0].judge and not run.dedicated_judge:
         first = measured[0].judge.metrics["pairwiseAccuracy"]
         detail += f"; {measured[0].model} did {percent(first)}"
     detail += "."
-    bias = next(
-        (one.position_bias for one in reversed(run.iterations) if one.position_bias is not None), None
-    )
-    if bias is not None:
-        detail += f" It preferred the same place in both orders in {percent(bias)} of the comparisons{_within(bias)}."
+    compared = next((one for one in reversed(run.iterations) if one.position_bias is not None), None)
+    if compared is not None and (bias := compared.position_bias) is not None:
+        # Who compares answers need not be who scores them.
+        who = "the fixed judge" if run.fixed_judge else compared.model
+        detail += (
+            f" Comparing answers, {who} preferred the same place in both orders in {percent(bias)} of the "
+            f"comparisons{_within(bias)}."
+        )
     return Verdict(question=question, answer=answer, detail=detail, tone=tone, link=link)
 
 

@@ -130,7 +130,7 @@ def sweep(folder: Path) -> None:
         names = {entry.name for entry in os.scandir(folder) if entry.name.startswith(TEMPORARY)}
         for name in sorted(names):
             owner = folder / (name if name.startswith(_GATE) else name[: len(TEMPORARY) + _ID_LENGTH])
-            if not _is_owned(owner):
+            if not is_locked(owner):
                 with contextlib.suppress(FileNotFoundError, PermissionError, IsADirectoryError):
                     (folder / name).unlink()
 
@@ -163,9 +163,10 @@ def make_folders(folder: Path) -> None:
             path.chmod(mode | 0o755)
 
 
-def _is_owned(owner: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the exclusive lock (flock) of this file."""
     try:
-        with owner.open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

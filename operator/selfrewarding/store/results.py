@@ -26,13 +26,28 @@ from selfrewarding.store.protocol import ArtifactStore
 
 def find_result(store: ArtifactStore, kind: StageKind, key: str) -> StageResult | None:
     """The result of a stage, or None if it is not done. Raises Corrupt for one that cannot be read."""
-    found = _read(store, kind, key)
+    found = find_pinned(store, kind, key)
     return found[0] if found else None
+
+
+def find_pinned(store: ArtifactStore, kind: StageKind, key: str) -> tuple[StageResult, str] | None:
+    """As `find_result`, with the digest by which a stage that reads the result pins it."""
+    where = f"{stage_prefix(kind, key)}/{RESULT}"
+    try:
+        content = store.read(where)
+    except NotFound:
+        return None
+    try:
+        return StageResult.model_validate_json(content), result_digest(content)
+    except ValueError as error:
+        raise Corrupt(
+            f"{store.uri}/{where} is no result document: {error}. Delete it, and it is made again."
+        ) from error
 
 
 def require_result(store: ArtifactStore, ref: StageRef) -> StageResult:
     """The result of a parent. Raises ParentMissing if it is gone or is not the one that was pinned."""
-    found = _read(store, ref.kind, ref.key)
+    found = find_pinned(store, ref.kind, ref.key)
     where = f"{store.uri}/{stage_prefix(ref.kind, ref.key)}/{RESULT}"
     if found is None:
         raise ParentMissing(f"{where} is missing: {ref.kind} {ref.iteration} must be computed again", ref.key)
@@ -55,7 +70,7 @@ def commit_result(store: ArtifactStore, result: StageResult) -> StageResult:
     result = result.model_copy(update=stamps)
     if store.create(f"{stage_prefix(result.kind, result.key)}/{RESULT}", result_bytes(result)):
         return result
-    found = _read(store, result.kind, result.key)
+    found = find_pinned(store, result.kind, result.key)
     if found is None:
         raise Corrupt(f"{short(result.key)}: a result that was there a moment ago is gone")
     return found[0]
@@ -128,17 +143,3 @@ def _by_base(files: dict[str, FileRef], name: str) -> dict[str, dict[str, FileDi
         base = ref.path.removesuffix(relative).rstrip("/")
         grouped.setdefault(base, {})[relative] = FileDigest(size=ref.size, sha256=ref.sha256)
     return grouped
-
-
-def _read(store: ArtifactStore, kind: StageKind, key: str) -> tuple[StageResult, str] | None:
-    where = f"{stage_prefix(kind, key)}/{RESULT}"
-    try:
-        content = store.read(where)
-    except NotFound:
-        return None
-    try:
-        return StageResult.model_validate_json(content), result_digest(content)
-    except ValueError as error:
-        raise Corrupt(
-            f"{store.uri}/{where} is no result document: {error}. Delete it, and it is made again."
-        ) from error

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from selfrewarding.contract.artifacts import RESULT, run_prefix, stage_prefix
+from selfrewarding.contract.artifacts import run_prefix
 from selfrewarding.contract.config import RunRef
 from selfrewarding.contract.keys import SHORT, short
-from selfrewarding.contract.result import StageResult, result_digest
+from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.store.errors import Corrupt, NotFound
 from selfrewarding.store.protocol import ArtifactStore
+from selfrewarding.store.results import find_pinned
 
 BASELINE = "Baseline"
 _AT_ONCE = 8
@@ -95,7 +95,9 @@ def results_of_run(store: ArtifactStore, run: RunRef, *, current: Iterable[str] 
         with contextlib.suppress(ValueError):
             wanted.append((StageKind(kind), key))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = [one for one in pool.map(lambda stage: _read(store, *stage), wanted) if one is not None]
+        # A stage without a result is not done; retirement may have taken it away.
+        results = pool.map(lambda stage: find_pinned(store, *stage), wanted)
+        found = [Stored(*one) for one in results if one is not None]
     found.sort(key=_order)
     known = frozenset(key[:SHORT] for key in current) if current is not None else None
     return RunResults(run, tuple(found), known)
@@ -104,18 +106,3 @@ def results_of_run(store: ArtifactStore, run: RunRef, *, current: Iterable[str] 
 def _order(one: Stored) -> tuple[int, int, str]:
     result = one.result
     return result.iteration, _ORDER[result.kind], result.finished or ""
-
-
-def _read(store: ArtifactStore, kind: StageKind, key: str) -> Stored | None:
-    """As in `results`: a stage without a result is not done; retirement may have taken it away."""
-    where = f"{stage_prefix(kind, key)}/{RESULT}"
-    try:
-        content = store.read(where)
-    except NotFound:
-        return None
-    try:
-        return Stored(StageResult.model_validate_json(content), result_digest(content))
-    except ValueError as error:
-        raise Corrupt(
-            f"{store.uri}/{where} is no result document: {error}. Delete it, and it is made again."
-        ) from error

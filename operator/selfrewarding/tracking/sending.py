@@ -83,9 +83,11 @@ def _has_ended(story: Story, points: Sequence[Point]) -> bool:
     """Whether no iteration follows: a later report says otherwise where a person lets the run go on."""
     last = max(point.iteration for point in points)
     gates = {model.iteration: model.gate for model in story.models if model.iteration}
-    if gates.get(last) == "Stopped" or any(alarm.action == "Stop" for alarm in story.alarms):
+    alarmed = any(alarm.action == "Stop" for alarm in story.alarms)
+    if gates.get(last) == "Stopped" or alarmed or story.uncalibrated is not None:
         return True
-    return last >= story.spec.iterations and gates.get(last) in ("Promoted", "RolledBack")
+    # A gate that holds the last model keeps nothing from starting: the run ends all the same.
+    return last >= story.spec.iterations and gates.get(last) is not None
 
 
 def _apart(job: Job, deadline: float, environment: Mapping[str, str]) -> str | None:

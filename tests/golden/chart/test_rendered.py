@@ -12,8 +12,7 @@ import pytest
 import yaml
 from chart_scenarios import SCENARIOS
 from syrupy.assertion import SnapshotAssertion
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
-from syrupy.location import PyTestLocation
+from tests.support.golden_files import GoldenText
 from tests.support.helm import CHART, Helm, HelmFailed
 
 from selfrewarding import __version__
@@ -24,24 +23,6 @@ from selfrewarding.controller.settings import OperatorSettings
 from selfrewarding.manifests import Images
 
 Raw = dict[str, Any]
-
-
-class RenderedYaml(SingleFileSnapshotExtension):
-    """Helm's own text, one file for each scenario, beside this test."""
-
-    file_extension = "yaml"
-    _write_mode = WriteMode.TEXT
-
-    def serialize(self, data: Any, **_: Any) -> str:
-        return str(data)
-
-    @classmethod
-    def get_snapshot_name(cls, *, test_location: PyTestLocation, index: Any = 0) -> str:
-        return str(index)
-
-    @classmethod
-    def dirname(cls, *, test_location: PyTestLocation) -> str:
-        return str(Path(test_location.filepath).parent)
 
 
 def without_crd(text: str) -> str:
@@ -65,7 +46,7 @@ def container(objects: Iterable[Raw]) -> Raw:
 )  # files are named for the scenario, not for this test
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_chart_equals_its_golden_file(name: str, helm: Helm, snapshot: SnapshotAssertion) -> None:
-    assert without_crd(helm.template(SCENARIOS[name])) == snapshot(name=name, extension_class=RenderedYaml)
+    assert without_crd(helm.template(SCENARIOS[name])) == snapshot(name=name, extension_class=GoldenText)
 
 
 def test_every_golden_file_has_its_scenario() -> None:

@@ -7,8 +7,7 @@ import pytest
 import yaml
 from manifest_scenarios import SCENARIOS
 from syrupy.assertion import SnapshotAssertion
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
-from syrupy.location import PyTestLocation
+from tests.support.golden_files import GoldenText
 
 
 class LiteralDumper(yaml.SafeDumper):
@@ -26,22 +25,11 @@ LiteralDumper.add_representer(
 )
 
 
-class YamlFile(SingleFileSnapshotExtension):
-    """One YAML file for each scenario, beside this test."""
-
-    file_extension = "yaml"
-    _write_mode = WriteMode.TEXT
+class YamlFile(GoldenText):
+    """Documents as one YAML file."""
 
     def serialize(self, data: Any, **_: Any) -> str:
         return yaml.dump_all(data, Dumper=LiteralDumper, sort_keys=False, allow_unicode=True, width=110)
-
-    @classmethod
-    def get_snapshot_name(cls, *, test_location: PyTestLocation, index: Any = 0) -> str:
-        return str(index)
-
-    @classmethod
-    def dirname(cls, *, test_location: PyTestLocation) -> str:
-        return str(Path(test_location.filepath).parent)
 
 
 @pytest.mark.filterwarnings(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.tiny_model import byte_tokenizer
 from tests.support.training_stage import (
     Inputs,
     cpu,
     forget_accelerate,
     instruction_rows,
     log_of,
-    make_tokenizer,
     pair_rows,
     run_here,
 )
@@ -30,7 +30,7 @@ from srr_trainer import dpo, reference
 from srr_trainer.reference import ReferenceStore
 from srr_trainer.rows import TokenisedPair, tokenise_pairs
 
-ENCODER = ChatEncoder(make_tokenizer())
+ENCODER = ChatEncoder(byte_tokenizer())
 LOG_2 = math.log(2)
 
 
@@ -127,7 +127,7 @@ def test_rule_08_they_equal_trls_own(own: Inputs, tmp_path: Path) -> None:
         model=str(folder_of(own.model_uri)),
         args=arguments,
         train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in pair_rows()]),
-        processing_class=make_tokenizer(),
+        processing_class=byte_tokenizer(),
     )
     theirs = trainer.train_dataset
     # ChatML's template ends a turn in a line break that the server never writes: TRL scores one token more.
@@ -136,7 +136,7 @@ def test_rule_08_they_equal_trls_own(own: Inputs, tmp_path: Path) -> None:
         for number, row in enumerate(theirs)
     ]
     tail = ours[0].chosen_ids[len(pairs()[0].chosen_ids) :]
-    assert make_tokenizer().decode(tail) == "\n"
+    assert byte_tokenizer().decode(tail) == "\n"
     for row, their_row, pair in zip(rows, theirs, ours, strict=True):
         extra = by_hand(folder_of(own.model_uri), pair.prompt_ids + pair.chosen_ids[:-1], tail)
         assert row["chosen"] + extra == pytest.approx(their_row["ref_chosen_logps"], abs=1e-3)

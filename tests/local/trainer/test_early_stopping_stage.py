@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tests.support.training_stage import (
     Inputs,
     cpu,
+    die_after_checkpoint,
     instruction_rows,
     log_of,
     pair_rows,
@@ -91,25 +92,11 @@ def test_a_killed_training_keeps_its_candidates(tmp_path: Path, monkeypatch: pyt
     config = in_own_store(tmp_path / "own", **settings)
     monkeypatch.setattr(callbacks.CheckpointTimer, "due", property(lambda self: True))
 
-    def killed_after(step: int) -> None:
-        on_save = callbacks.CheckpointCallback.on_save
-
-        def save_and_die(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
-            on_save(self, args, state, control, **others)
-            if state.global_step == step:
-                raise KeyboardInterrupt
-            return control
-
-        with monkeypatch.context() as patch:
-            patch.setattr(callbacks.CheckpointCallback, "on_save", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                run_here(config, tmp_path / f"killed-{step}", pod=f"pod-{step}")
-
-    killed_after(2)
+    die_after_checkpoint(config, tmp_path / "killed-2", step=2, pod="pod-2")
     store = open_store(config.store)
     marker = candidate_key(config.kind, config.key, 1)
     saved = store.read(marker)
-    killed_after(3)
+    die_after_checkpoint(config, tmp_path / "killed-3", step=3, pod="pod-3")
     assert store.read(marker) == saved, "it was not saved again"
     result = run_here(config, tmp_path / "last", pod="pod-last")
     assert result.report["resumedFromStep"] == 3
@@ -127,18 +114,7 @@ def test_a_lost_candidate_is_made_again_from_the_start(
 ) -> None:
     config = in_own_store(tmp_path / "own", early_stopping=EARLY)
     monkeypatch.setattr(callbacks.CheckpointTimer, "due", property(lambda self: True))
-    on_save = callbacks.CheckpointCallback.on_save
-
-    def dies_at_three(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
-        on_save(self, args, state, control, **others)
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-        return control
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.CheckpointCallback, "on_save", dies_at_three)
-        with pytest.raises(KeyboardInterrupt):
-            run_here(config, tmp_path / "killed")
+    die_after_checkpoint(config, tmp_path / "killed", step=3)
     open_store(config.store).delete(candidate_key(config.kind, config.key, 1))
     result = run_here(config, tmp_path / "again", pod="pod-2")
     assert result.report["resumedFromStep"] == 0

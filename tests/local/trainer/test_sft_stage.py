@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.tiny_model import byte_tokenizer
 from tests.support.training_stage import (
     Inputs,
     cpu,
+    die_after_checkpoint,
     forget_accelerate,
     instruction_rows,
     log_of,
-    make_tokenizer,
     run_here,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,7 +57,7 @@ def test_a_stage_leaves_a_model_that_loads_its_log_and_its_summary(inputs: Input
 
     assert result.counts == {"rows": 8, "excluded": 0, "steps": 4, "tokens": result.counts["tokens"]}
     lengths = [
-        len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
+        len(ChatEncoder(byte_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
     ]
     assert result.counts["tokens"] == 2 * sum(lengths), "padding is not trained on"
     log = log_of(config, result)
@@ -72,7 +73,7 @@ def test_a_stage_leaves_a_model_that_loads_its_log_and_its_summary(inputs: Input
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.dtype == torch.float32, "the master weights are what the next iteration trains on"
     assert "lm_head.weight" not in load_file(folder / "model.safetensors"), "tied weights are saved once"
-    assert AutoTokenizer.from_pretrained(folder).chat_template == make_tokenizer().chat_template
+    assert AutoTokenizer.from_pretrained(folder).chat_template == byte_tokenizer().chat_template
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert config.key in card
     assert str(tmp_path) not in card
@@ -96,7 +97,7 @@ def test_the_first_loss_is_that_of_the_target_tokens_alone(inputs: Inputs, tmp_p
     model = AutoModelForCausalLM.from_pretrained(
         Path(inputs.model_uri.removeprefix("file://")), dtype=torch.float32
     )
-    encoder = ChatEncoder(make_tokenizer())
+    encoder = ChatEncoder(byte_tokenizer())
     total, counted = 0.0, 0
     for row in instruction_rows():
         example = encoder.example(row["messages"])
@@ -132,7 +133,7 @@ def test_rule_10_dropout_is_on_while_training_and_gone_from_the_saved_model(
 
 def test_rule_07_rows_that_are_too_long_are_counted(inputs: Inputs, tmp_path: Path) -> None:
     lengths = [
-        len(ChatEncoder(make_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
+        len(ChatEncoder(byte_tokenizer()).example(row["messages"]).input_ids) for row in instruction_rows()
     ]
     kept = sum(length <= 64 for length in lengths)
     assert 0 < kept < len(lengths)
@@ -152,9 +153,7 @@ def test_m1_is_trained_on_evaluations_too_and_the_baseline_is_not(inputs: Inputs
 
 
 @pytest.mark.usefixtures("always_save")
-def test_rule_15_a_resumed_stage_has_the_losses_of_an_undisturbed_one(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rule_15_a_resumed_stage_has_the_losses_of_an_undisturbed_one(inputs: Inputs, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 2.5, "dropout": 0.2, "batch_size": 2}
     whole = inputs.sft_config(key="undisturbed", **settings)
     expected = run_here(whole, tmp_path / "whole")
@@ -166,22 +165,8 @@ def test_rule_15_a_resumed_stage_has_the_losses_of_an_undisturbed_one(
     prepare = other.add_parent("prepare", StageKind.PREPARE, {"instructions.jsonl": instruction_rows()})
     config = config.model_copy(update={"parents": {"prepare": prepare}})
 
-    def killed_after(step: int) -> None:
-        on_save = callbacks.CheckpointCallback.on_save
-
-        def save_and_die(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
-            on_save(self, args, state, control, **others)
-            if state.global_step == step:
-                raise KeyboardInterrupt
-            return control
-
-        with monkeypatch.context() as patch:
-            patch.setattr(callbacks.CheckpointCallback, "on_save", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                run_here(config, tmp_path / f"killed-{step}", pod=f"pod-{step}")
-
-    killed_after(3)
-    killed_after(5)
+    for step in (3, 5):
+        die_after_checkpoint(config, tmp_path / f"killed-{step}", step=step, pod=f"pod-{step}")
     result = run_here(config, tmp_path / "last", pod="pod-last")
     assert result.report["resumedFromStep"] == 5
     assert losses(config, result) == losses(whole, expected), "to the last bit, dropout included"

@@ -1,6 +1,6 @@
 """The chart's own files: what they repeat from the code is equal to it, and no option stands there for nothing.
 
-What the templates make of them is in tests/golden/chart (needs helm) and tests/cluster/test_chart.py.
+What the templates make of them is in tests/golden/chart (needs helm) and tests/cluster/chart.
 """
 
 import json

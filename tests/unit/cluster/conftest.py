@@ -1,11 +1,14 @@
 """The adapter against an API server that answers as it is told."""
 
+from datetime import UTC, datetime
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
-from tests.support.told_api_server import Clock, Server
+from tests.support.set_clock import SetClock
+from tests.support.told_api_server import Server
 
 from selfrewarding.cluster.inventory import Inventory
 from selfrewarding.cluster.kubernetes import KubernetesCluster
@@ -33,7 +36,7 @@ def requests():
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock(datetime(2026, 1, 31, 11, 1, tzinfo=UTC))
 
 
 @pytest.fixture

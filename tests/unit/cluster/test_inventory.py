@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from tests.support.api_objects import RUN_UID, at, child, container_status, deployment, ended, pod, running
+from tests.support.set_clock import SetClock
 
 from selfrewarding.cluster.inventory import Inventory
 from selfrewarding.cluster.protocol import RunKey
@@ -11,17 +12,9 @@ from selfrewarding.cluster.protocol import RunKey
 KEY = RunKey("lab", "demo")
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock(1000.0)
 
 
 @pytest.fixture

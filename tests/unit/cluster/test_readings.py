@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from tests.support.set_clock import SetClock
 
 from selfrewarding.cluster.protocol import RunKey, Unavailable
 from selfrewarding.cluster.readings import EVERY, Readings, Wanted
@@ -28,16 +29,9 @@ class Source:
         return self.answer
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock(0.0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.support.builders import NOW, make_run, make_spec
+from tests.support.set_clock import SetClock
 
 from selfrewarding.api.conditions import get_condition
 from selfrewarding.api.run import (
@@ -80,16 +81,6 @@ class RecordingCluster:
         self._call("post_events", ", ".join(event.reason for event in events))
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 def deciding(*actions, status=None, events=(), after=30.0, seen=None):
     """A planner that always decides the same."""
 
@@ -117,7 +108,7 @@ async def test_a_pass_looks_decides_acts_writes_once_and_tells_in_this_order():
         ScaleHolder(name="server", replicas=0),
     )
     reconciler = Reconciler(
-        cluster, Clock(), decide=deciding(*actions, status=status, events=(EVENT,), seen=seen)
+        cluster, SetClock(NOW), decide=deciding(*actions, status=status, events=(EVENT,), seen=seen)
     )
     assert await reconciler.reconcile(KEY) == 30.0
     assert cluster.calls == [
@@ -139,7 +130,7 @@ async def test_a_pool_is_made_of_four_objects():
     }
     cluster = RecordingCluster(run=make_run(status=SelfRewardingRunStatus(results=results)))
     action = StartHolder(holder=stage.holders["policy"], iteration=1, attempt=2)
-    await Reconciler(cluster, Clock(), decide=deciding(action)).reconcile(KEY)
+    await Reconciler(cluster, SetClock(NOW), decide=deciding(action)).reconcile(KEY)
     assert [manifest["kind"] for manifest in cluster.made] == [
         "ConfigMap",
         "Service",
@@ -152,7 +143,7 @@ async def test_a_pool_is_made_of_four_objects():
 async def test_facts_are_written_in_a_pass_before_what_follows_from_them():
     """With the real planner: a pass that pins versions or opens an attempt creates nothing."""
     cluster = RecordingCluster()
-    reconciler = Reconciler(cluster, Clock())
+    reconciler = Reconciler(cluster, SetClock(NOW))
     while not cluster.made:
         written = len(cluster.written)
         await reconciler.reconcile(KEY)
@@ -167,7 +158,7 @@ async def test_facts_are_written_in_a_pass_before_what_follows_from_them():
 async def test_a_conflict_looks_again_at_once_and_then_backs_off():
     cluster = RecordingCluster(fail={"patch_status": Conflict("resourceVersion")})
     reconciler = Reconciler(
-        cluster, Clock(), decide=deciding(status=SelfRewardingRunStatus(stage="x"), events=(EVENT,))
+        cluster, SetClock(NOW), decide=deciding(status=SelfRewardingRunStatus(stage="x"), events=(EVENT,))
     )
     delays = [await reconciler.reconcile(KEY) for _ in range(3)]
     assert delays[0] == 0.0
@@ -180,7 +171,7 @@ async def test_a_conflict_looks_again_at_once_and_then_backs_off():
 
 async def test_an_unavailable_api_backs_off_up_to_a_minute_and_nothing_is_written():
     cluster = RecordingCluster(fail={"observe": Unavailable("no answer")})
-    reconciler = Reconciler(cluster, Clock(), decide=deciding())
+    reconciler = Reconciler(cluster, SetClock(NOW), decide=deciding())
     delays = [await reconciler.reconcile(KEY) for _ in range(9)]
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (1.0, LONGEST_BACKOFF)
@@ -190,7 +181,7 @@ async def test_an_unavailable_api_backs_off_up_to_a_minute_and_nothing_is_writte
 
 
 async def test_missing_rights_are_told_in_status_and_do_not_flicker():
-    cluster, clock = RecordingCluster(fail={"create": Forbidden("cannot create Jobs")}), Clock()
+    cluster, clock = RecordingCluster(fail={"create": Forbidden("cannot create Jobs")}), SetClock(NOW)
     reconciler = Reconciler(cluster, clock, decide=deciding(StartStage(stage=PREPARE, attempt=1)))
     assert await reconciler.reconcile(KEY) == BLOCKED, "nobody tells when rights have been granted"
     told = {"Stalled": ("True", "Forbidden"), "Ready": ("False", "Forbidden")}
@@ -212,7 +203,7 @@ async def test_missing_rights_are_told_in_status_and_do_not_flicker():
 )
 async def test_what_the_cluster_does_not_take_is_told_and_goes_on_by_itself(error, reason):
     cluster = RecordingCluster(fail={"create": error})
-    reconciler = Reconciler(cluster, Clock(), decide=deciding(StartStage(stage=PREPARE, attempt=1)))
+    reconciler = Reconciler(cluster, SetClock(NOW), decide=deciding(StartStage(stage=PREPARE, attempt=1)))
     assert await reconciler.reconcile(KEY) == BLOCKED
     [status] = cluster.written
     assert conditions(status) == {"Stalled": ("True", reason), "Ready": ("False", reason)}
@@ -238,7 +229,7 @@ async def test_a_report_that_the_cluster_does_not_take_stalls_a_run_only_at_its_
     )
     start = StartStage(stage=report, attempt=1)
     status = SelfRewardingRunStatus(stage=stage)
-    reconciler = Reconciler(cluster, Clock(), decide=deciding(start, status=status))
+    reconciler = Reconciler(cluster, SetClock(NOW), decide=deciding(start, status=status))
     assert await reconciler.reconcile(KEY) == BLOCKED, "it is tried again"
     assert reconciler.failed_passes(KEY) is None
     assert any(conditions(one).get("Stalled") for one in cluster.written) == stalls
@@ -246,7 +237,7 @@ async def test_a_report_that_the_cluster_does_not_take_stalls_a_run_only_at_its_
 
 async def test_the_api_servers_wish_to_be_left_alone_is_heeded():
     cluster = RecordingCluster(fail={"get_run": Unavailable("too many requests", retry_after=17)})
-    reconciler = Reconciler(cluster, Clock(), decide=deciding())
+    reconciler = Reconciler(cluster, SetClock(NOW), decide=deciding())
     assert await reconciler.reconcile(KEY) == 17
     cluster.fail["get_run"] = Unavailable("too many requests")
     assert await reconciler.reconcile(KEY) == 2.0
@@ -257,7 +248,7 @@ async def test_a_spec_that_this_release_cannot_read_is_a_failed_run():
     with pytest.raises(ValidationError) as caught:
         SelfRewardingRunSpec.model_validate({"iterations": 0})
     cluster = RecordingCluster(fail={"get_run": InvalidRun(run, caught.value)})
-    assert await Reconciler(cluster, Clock(), decide=deciding()).reconcile(KEY) == NEVER
+    assert await Reconciler(cluster, SetClock(NOW), decide=deciding()).reconcile(KEY) == NEVER
     [status] = cluster.written
     assert conditions(status)["Failed"] == ("True", "InvalidSpec")
     assert get_condition(status.conditions, "Failed").message.startswith("spec.")
@@ -270,7 +261,7 @@ async def test_a_spec_that_cannot_be_is_a_failed_run_until_it_is_edited(monkeypa
         lambda run: make_spec({"sft": {"learningRate": 2}}),
     )
     cluster = RecordingCluster(run=make_run(generation=4))
-    reconciler = Reconciler(cluster, Clock(), decide=deciding())
+    reconciler = Reconciler(cluster, SetClock(NOW), decide=deciding())
     assert await reconciler.reconcile(KEY) == NEVER
     assert await reconciler.reconcile(KEY) == NEVER
     [status] = cluster.written
@@ -291,7 +282,7 @@ async def test_an_unknown_preset_version_is_told():
         SelfRewardingRunStatus.model_validate({"pinned": {"preset": "small/99", "contract": 1}}),
     )
     cluster = RecordingCluster(run=run)
-    await Reconciler(cluster, Clock(), decide=deciding()).reconcile(KEY)
+    await Reconciler(cluster, SetClock(NOW), decide=deciding()).reconcile(KEY)
     assert "preset version 99" in get_condition(cluster.written[0].conditions, "Failed").message
 
 
@@ -300,7 +291,9 @@ async def test_a_pod_template_that_cannot_be_merged_is_an_invalid_spec():
     cluster = RecordingCluster(run=make_run(spec))
     stage = outline(make_spec(spec), contract=CONTRACT_VERSION).prepare
     assert (
-        await Reconciler(cluster, Clock(), decide=deciding(StartStage(stage=stage, attempt=1))).reconcile(KEY)
+        await Reconciler(
+            cluster, SetClock(NOW), decide=deciding(StartStage(stage=stage, attempt=1))
+        ).reconcile(KEY)
         == NEVER
     )
     failed = get_condition(cluster.written[0].conditions, "Failed")
@@ -314,7 +307,7 @@ async def test_the_condition_of_an_invalid_spec_goes_when_the_spec_is_mended():
     cluster = RecordingCluster(
         run=make_run({"sampler": {"podTemplate": {"spec": {"restartPolicy": "Always"}}}})
     )
-    reconciler = Reconciler(cluster, Clock())
+    reconciler = Reconciler(cluster, SetClock(NOW))
     for _ in range(6):
         await reconciler.reconcile(KEY)
     assert conditions(cluster.run.status)["Failed"] == ("True", "InvalidSpec")
@@ -328,7 +321,7 @@ async def test_the_condition_of_an_invalid_spec_goes_when_the_spec_is_mended():
 async def test_lost_events_do_not_repeat_a_pass():
     cluster = RecordingCluster(fail={"post_events": ClusterError("no")})
     reconciler = Reconciler(
-        cluster, Clock(), decide=deciding(status=SelfRewardingRunStatus(stage="x"), events=(EVENT,))
+        cluster, SetClock(NOW), decide=deciding(status=SelfRewardingRunStatus(stage="x"), events=(EVENT,))
     )
     assert await reconciler.reconcile(KEY) == 30.0
     assert reconciler.failed_passes(KEY) is None
@@ -337,7 +330,7 @@ async def test_lost_events_do_not_repeat_a_pass():
 @pytest.mark.parametrize("run", [None, make_run(deletion_timestamp="2026-01-31T12:00:00Z")])
 async def test_a_run_that_is_gone_or_going_is_left_alone(run):
     cluster = RecordingCluster(run=run)
-    assert await Reconciler(cluster, Clock(), decide=deciding()).reconcile(KEY) == NEVER
+    assert await Reconciler(cluster, SetClock(NOW), decide=deciding()).reconcile(KEY) == NEVER
     assert cluster.calls == ["get_run lab/demo"]
 
 
@@ -345,7 +338,7 @@ async def test_a_fault_of_ours_never_gets_out_of_the_pass(caplog):
     def decide(run, spec, observed, now):
         raise ZeroDivisionError("ours")
 
-    reconciler = Reconciler(RecordingCluster(), Clock(), decide=decide)
+    reconciler = Reconciler(RecordingCluster(), SetClock(NOW), decide=decide)
     assert await reconciler.reconcile(KEY) == 1.0
     assert "a reconcile pass failed" in caplog.text
     assert isinstance(reconciler.failed_passes(KEY).error, ZeroDivisionError)
@@ -357,5 +350,5 @@ async def test_a_child_that_is_observed_reaches_the_planner():
         created=datetime(2026, 1, 31, tzinfo=UTC),
     )  # fmt: skip
     cluster, seen = RecordingCluster(observed=Observed(children=(child,))), []
-    await Reconciler(cluster, Clock(), decide=deciding(seen=seen)).reconcile(KEY)
+    await Reconciler(cluster, SetClock(NOW), decide=deciding(seen=seen)).reconcile(KEY)
     assert seen[0][2].children == (child,)

@@ -44,11 +44,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     return make_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture
-def results(run: FinishedRun) -> RunResults:
-    return results_of_run(run.store, RUN)
-
-
 def test_the_model_that_learned_from_a_pair_is_the_one_that_was_chosen(
     run: FinishedRun, results: RunResults
 ) -> None:

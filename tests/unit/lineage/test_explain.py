@@ -21,11 +21,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     return FinishedRun(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture
-def results(run: FinishedRun) -> RunResults:
-    return results_of_run(run.store, RUN)
-
-
 def a_pair(run: FinishedRun, iteration: int, number: int) -> dict[str, object]:
     return list(read_jsonl(run.store, run.results[f"preferences{iteration}"], PAIRS))[number]
 

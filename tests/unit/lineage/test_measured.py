@@ -20,11 +20,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     return found
 
 
-@pytest.fixture
-def results(run: FinishedRun) -> RunResults:
-    return results_of_run(run.store, RUN)
-
-
 def measured(run: FinishedRun, results: RunResults, wanted: str) -> MeasuredStory:
     story = explain_row(run.store, results, wanted)
     assert isinstance(story, MeasuredStory)

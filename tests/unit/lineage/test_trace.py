@@ -21,11 +21,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     return FinishedRun(tmp_path_factory.mktemp("run"), prompts=SEEDS)
 
 
-@pytest.fixture
-def results(run: FinishedRun) -> RunResults:
-    return results_of_run(run.store, RUN)
-
-
 def names(stages: list[object]) -> list[str]:
     return [f"{one.kind}{one.iteration}" for one in stages]  # type: ignore[attr-defined]
 

@@ -39,11 +39,29 @@ SHAPES: list[dict[str, Any]] = [
             "maxRollBacks": 1,
         }
     },
+    {
+        "iterations": 2,
+        "dpo": {"earlyStopping": {"candidates": 2}},
+        "evaluation": {"headToHead": {"prompts": 64}},
+    },
+    {
+        "iterations": 2,
+        "dpo": {"earlyStopping": {"candidates": 3}},
+        "evaluation": {
+            "headToHead": {"against": ["Baseline", "M1"], "judge": {"modelUri": "s3://models/referee"}}
+        },
+        "gate": {
+            "rules": [{"metric": "pairwiseAccuracy", "maxDrop": 0.1, "action": "RollBack"}],
+            "maxRollBacks": 1,
+        },
+    },
 ]
 EDITS: list[dict[str, Any]] = [
     {"sft": {"epochs": 3}},
     {"sft": {"epochs": 2}},
     {"dpo": {"beta": 0.2}},
+    {"dpo": {"earlyStopping": None}},
+    {"evaluation": {"bootstrap": 500}},
     {"judge": {"samples": 2}},
     {"evaluation": {"samples": 2}},
     {"iterations": 1},

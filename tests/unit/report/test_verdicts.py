@@ -83,6 +83,27 @@ def test_a_judge_is_trusted_only_above_chance(accuracy, answer):
     assert verdicts(story(accuracy=accuracy))[1].answer == answer
 
 
+def test_what_a_judge_is_told_of_is_its_own():
+    """A dedicated judge scores, a fixed one compares: neither's number is the newest model's."""
+    rate, accuracy = Measure(value=0.6), Measure(value=0.64, low=0.6, high=0.68)
+    run = story(rate, accuracy)
+    before = dataclasses.replace(run.iterations[0], number=1, model="M1")
+    now = dataclasses.replace(run.iterations[0], position_bias=Measure(value=0.25))
+    both = dataclasses.replace(run, iterations=(before, now))
+
+    def told(**who):
+        return verdicts(dataclasses.replace(both, **who))[1].detail
+
+    own = told(fixed_judge=None)
+    assert own.startswith("As judge M2 orders 64.0 % of the held-out pairs")
+    assert "M1 did 64.0 %" in own
+    assert "Comparing answers, M2 preferred the same place in both orders in 25.0 %" in own
+    assert "Comparing answers, the fixed judge preferred" in told()
+    dedicated = told(dedicated_judge=True)
+    assert dedicated.startswith("The dedicated judge orders 64.0 % of the held-out pairs")
+    assert "M1 did" not in dedicated
+
+
 def test_alarms_that_are_off_are_no_good_news():
     quiet = verdicts(story())[2]
     assert (quiet.tone, "Turned off" in quiet.detail) == ("good", False)

@@ -43,3 +43,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     with ScriptedServer(MODEL) as scripted:
         monkeypatch.setenv(environment.SERVER_URL["policy"], scripted.url)
         yield scripted
+
+
+@pytest.fixture
+def referee_key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The key of the endpoint that compares answers, in the environment."""
+    monkeypatch.setenv(environment.REFEREE_API_KEY, "very-secret")
+    return "very-secret"

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.sampler_stages import Workplace, key_of
+from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply
+from tests.support.stages import key_of, summary_size
 
 from selfrewarding.api.algorithm import JudgeSpec
 from selfrewarding.api.evaluation import AnswersSpec, EvaluationSpec, HeadToHeadSpec, PromptSetSpec
+from selfrewarding.contract.artifacts import ANSWERS
 from selfrewarding.contract.config import EvaluateParameters, RunRef, StageConfig
 from selfrewarding.contract.progress import last_progress
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult
 from selfrewarding.store.chunks import ChunkLog, read_chunks
-from selfrewarding.store.results import read_jsonl
 from srr_sampler import evaluate
 from srr_sampler.answers import NO_ROOM
 from srr_sampler.retire import retire
@@ -70,17 +71,15 @@ def another(config: StageConfig, *, name: str = "another", **spec: Any) -> Stage
     )
 
 
-def log_of(result: StageResult | None) -> str:
+def log_of(result: StageResult) -> str:
     """The folder of the answers' log."""
-    assert result is not None
     report = result.report["answers"]
     assert isinstance(report, dict)
     return str(report["log"])
 
 
-def answers_of(place: Workplace, result: StageResult | None) -> list[dict[str, Any]]:
-    assert result is not None
-    return list(read_jsonl(place.store, result, "answers.jsonl"))
+def answers_of(place: Workplace, result: StageResult) -> list[dict[str, Any]]:
+    return place.rows(result, ANSWERS)
 
 
 def echo(asked: Asked, seed: int) -> tuple[str, str]:
@@ -94,7 +93,7 @@ def test_every_turn_of_the_sets_that_are_asked_for_has_one_answer(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     how = AnswersSpec(temperature=0.3, top_p=0.8, max_tokens=99)
-    result = evaluate.main(configure(place, tokenizer_folder, prompts=SETS, answers=how), place.here())
+    result = place.run(evaluate.main, configure(place, tokenizer_folder, prompts=SETS, answers=how))
     rows = answers_of(place, result)
     assert [(row["set"], row["key"], row["id"]) for row in rows] == [
         ("bench", "k1", "7"),
@@ -106,7 +105,6 @@ def test_every_turn_of_the_sets_that_are_asked_for_has_one_answer(
     asked = [one for one in server.requests if one.kind == "answer"]
     assert len(asked) == 3
     assert {(a.body["temperature"], a.body["top_p"], a.body["max_tokens"]) for a in asked} == {(0.3, 0.8, 99)}
-    assert result is not None
     assert result.counts["answered"] == 3
     assert result.report["answers"]["sampling"]["temperature"] == 0.3  # type: ignore[index]
 
@@ -115,7 +113,7 @@ def test_a_later_turn_sees_the_answer_before_it(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = echo
-    rows = answers_of(place, evaluate.main(configure(place, tokenizer_folder, prompts=SETS), place.here()))
+    rows = answers_of(place, place.run(evaluate.main, configure(place, tokenizer_folder, prompts=SETS)))
     first, second = rows[1]["answers"]
     (asked,) = [one.prompt for one in server.requests if "Now shorter." in one.prompt]
     assert asked.index("Write a poem.") < asked.index(first["text"]) < asked.index("Now shorter.")
@@ -129,7 +127,7 @@ def test_an_answer_that_spells_control_tokens_goes_back_as_ordinary_ones(
     server.reply = lambda asked, seed: (
         (evil, "stop") if asked.kind == "answer" else default_reply(asked, seed)
     )
-    evaluate.main(configure(place, tokenizer_folder, prompts=SETS), place.here())
+    place.run(evaluate.main, configure(place, tokenizer_folder, prompts=SETS))
     turns = {one.prompt.count("⟦") for one in server.requests if one.kind == "answer"}
     (second,) = [one.prompt for one in server.requests if "Now shorter." in one.prompt]
     assert evil in second
@@ -143,7 +141,7 @@ def test_held_out_prompts_are_answered_once_each_and_no_more_than_are_compared(
     config = configure(
         place, tokenizer_folder, held=[*held_out(6), twin], head_to_head=HeadToHeadSpec(prompts=4)
     )
-    rows = answers_of(place, evaluate.main(config, place.here()))
+    rows = answers_of(place, place.run(evaluate.main, config))
     assert [row["key"] for row in rows] == ["h0", "h1", "h2", "h3"]
     assert rows[0]["turns"] == ["Held out 0?"]
     assert {row["set"] for row in rows} == {"held-out"}
@@ -161,7 +159,7 @@ def test_a_conversation_is_answered_as_the_messages_that_it_is(
     ]
     held = [{**held_out(1)[0], "prompt": talk}]
     config = configure(place, tokenizer_folder, held=held, head_to_head=HeadToHeadSpec())
-    (row,) = answers_of(place, evaluate.main(config, place.here()))
+    (row,) = answers_of(place, place.run(evaluate.main, config))
     assert row["turns"] == ["System: Be brief.\n\nUser: Hello\n\nAssistant: Hi.\n\nUser: And now?"]
     (asked,) = [one.prompt for one in server.requests if one.kind == "answer"]
     assert "User: Hello" not in asked
@@ -171,8 +169,7 @@ def test_a_conversation_is_answered_as_the_messages_that_it_is(
 def test_without_prompts_and_comparisons_nothing_is_answered(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    result = evaluate.main(configure(place, tokenizer_folder), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, configure(place, tokenizer_folder))
     assert "answers.jsonl" not in result.files
     assert server.count("answer") == 0
 
@@ -181,12 +178,10 @@ def test_answers_resume_from_what_is_in_the_store(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS, head_to_head=HeadToHeadSpec())
-    first = evaluate.main(config, place.here())
-    assert first is not None
-    place.store.delete(f"stages/Evaluate/{config.key}/result.json")
+    first = place.run(evaluate.main, config)
+    place.uncommit(config)
     server.requests.clear()
-    second = evaluate.main(config, place.here("second"))
-    assert second is not None
+    second = place.run(evaluate.main, config, "second")
     assert server.requests == []
     assert second.counts == first.counts
     assert {name: ref.sha256 for name, ref in second.files.items()} == {
@@ -198,7 +193,7 @@ def test_a_conversation_that_was_cut_off_between_its_turns_goes_on_with_the_same
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS)
-    first = evaluate.main(config, place.here())
+    first = place.run(evaluate.main, config)
     (poem,) = [row for row in answers_of(place, first) if row["key"] == "k2"]
     folder = log_of(first)
     (row,) = [
@@ -207,11 +202,11 @@ def test_a_conversation_that_was_cut_off_between_its_turns_goes_on_with_the_same
         if row["seed"] == poem["answers"][0]["seed"]
     ]
     place.store.delete_prefix(f"{folder}/attempts")
-    place.store.delete(f"stages/Evaluate/{config.key}/result.json")
+    place.uncommit(config)
     server.requests.clear()
     with ChunkLog(place.store, f"{folder}/attempts/before", log="answers") as log:
         log.append(json.dumps(row | {"text": "Kept words."}).encode())
-    rows = answers_of(place, evaluate.main(config, place.here()))
+    rows = answers_of(place, place.run(evaluate.main, config))
     assert rows[1]["answers"][0]["text"] == "Kept words."
     (second,) = [one.prompt for one in server.requests if "Now shorter." in one.prompt]
     assert "Kept words." in second
@@ -222,12 +217,10 @@ def test_more_resamples_ask_for_nothing_and_give_the_same_rows(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS, head_to_head=HeadToHeadSpec())
-    first = evaluate.main(config, place.here())
-    assert first is not None
+    first = place.run(evaluate.main, config)
     server.requests.clear()
     more = another(config, bootstrap=200)
-    second = evaluate.main(more, place.here("second"))
-    assert second is not None
+    second = place.run(evaluate.main, more, "second")
     assert server.requests == []
     assert second.key != first.key
     same = ("answers.jsonl", "judgements.jsonl")
@@ -239,10 +232,10 @@ def test_one_more_set_asks_for_its_prompts_alone(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS)
-    first = answers_of(place, evaluate.main(config, place.here()))
+    first = answers_of(place, place.run(evaluate.main, config))
     server.requests.clear()
     added = [*SETS, PromptSetSpec(name="other", uri="file:///other.jsonl")]
-    rows = answers_of(place, evaluate.main(another(config, prompts=added), place.here("second")))
+    rows = answers_of(place, place.run(evaluate.main, another(config, prompts=added), "second"))
     assert [row for row in rows if row["set"] == "bench"] == first
     (asked,) = server.requests
     assert "Not asked for." in asked.prompt
@@ -252,7 +245,7 @@ def test_other_sampling_or_another_model_asks_again(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS)
-    evaluate.main(config, place.here())
+    place.run(evaluate.main, config)
     cooler = another(config, name="cooler", answers=AnswersSpec(temperature=0.1))
     wider = another(config, name="wider", answers=AnswersSpec(top_p=1))
     served = config.servers["policy"]
@@ -261,7 +254,7 @@ def test_other_sampling_or_another_model_asks_again(
     )
     for number, one in enumerate((cooler, wider, newer)):
         server.requests.clear()
-        evaluate.main(one, place.here(f"pod-{number}"))
+        place.run(evaluate.main, one, f"pod-{number}")
         assert server.count("answer") == 3
 
 
@@ -276,7 +269,7 @@ def test_a_prompt_with_its_own_temperature_is_answered_with_that(
         ),
         prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
     )
-    found = answers_of(place, evaluate.main(config, place.here()))
+    found = answers_of(place, place.run(evaluate.main, config))
     assert [row.get("temperature") for row in found] == [None, 0.0]
     asked = {one.prompt: one.body["temperature"] for one in server.requests}
     assert sorted(asked.values()) == [0.0, 0.0, 0.3]
@@ -293,7 +286,7 @@ def test_the_same_prompt_in_two_sets_is_asked_once(
         EvaluateParameters(judge=JudgeSpec(), evaluation=EvaluationSpec(bootstrap=100, prompts=sets)),
         prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
     )
-    first, second = answers_of(place, evaluate.main(config, place.here()))
+    first, second = answers_of(place, place.run(evaluate.main, config))
     assert first["answers"] == second["answers"]
 
 
@@ -302,9 +295,8 @@ def test_a_deleted_run_leaves_the_logs_that_another_one_uses(
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS)
     other = RunRef(namespace="default", name="other", uid="other")
-    first = evaluate.main(config, place.here())
-    evaluate.main(another(config, bootstrap=300).model_copy(update={"run": other}), place.here("second"))
-    assert first is not None
+    first = place.run(evaluate.main, config)
+    place.run(evaluate.main, another(config, bootstrap=300).model_copy(update={"run": other}), "second")
     logs = [log_of(first), str(first.report["log"])]
     retire(place.store, config.run)
     assert all(list(read_chunks(place.store, logs[0], log="answers")))
@@ -322,10 +314,9 @@ def test_a_prompt_without_room_has_an_empty_answer_that_says_so(
         EvaluateParameters(judge=JudgeSpec(), evaluation=EvaluationSpec(bootstrap=100, prompts=SETS)),
         prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=long),
     )
-    result = evaluate.main(config, place.here())
+    result = place.run(evaluate.main, config)
     rows = answers_of(place, result)
     assert [row["answers"][0]["finishReason"] for row in rows if row["key"] == "k9"] == [NO_ROOM]
-    assert result is not None
     assert result.counts["answersTooLong"] >= 1
     assert not any("many words" in one.prompt for one in server.requests)
 
@@ -334,12 +325,12 @@ def test_judgements_and_answers_are_one_progress_that_never_goes_back(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(place, tokenizer_folder, rows=4, prompts=SETS)
-    assert evaluate.main(config, place.here()) is not None
+    place.run(evaluate.main, config)
     lines = [line for part in capsys.readouterr().out.splitlines() if (line := last_progress(part))]
     assert {line.total for line in lines[1:]} == {3 + 4 * 2}
     assert [line.done for line in lines] == sorted(line.done for line in lines)
     assert lines[-1].done == lines[-1].total
-    evaluate.main(another(config, bootstrap=200), place.here("again"))
+    place.run(evaluate.main, another(config, bootstrap=200), "again")
     lines = [line for part in capsys.readouterr().out.splitlines() if (line := last_progress(part))]
     assert (lines[-1].done, lines[-1].total) == (11, 11), "what another stage has done counts as well"
 
@@ -348,16 +339,13 @@ def test_the_summary_fits_the_termination_message(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, prompts=SETS, head_to_head=HeadToHeadSpec())
-    result = evaluate.main(config, place.here())
-    assert result is not None
+    result = place.run(evaluate.main, config)
     names = [*result.counts, "missing", "malformed", "outOfRange", "truncated", "answersTooLong"]
     metrics = [*(name for name, _ in evaluate.SUMMARY_METRICS.values()), "validRate"]
-    huge = result.model_copy(
-        update={
-            "counts": dict.fromkeys(names, 123_456)
-            | {"outputTokens": 987_654_321, "promptTokens": 9_876_543_210},
-            "metrics": dict.fromkeys(metrics, 0.123456789),
-            "seconds": 604_800.0,
-        }
+    size = summary_size(
+        result,
+        counts=dict.fromkeys(names, 123_456) | {"outputTokens": 987_654_321, "promptTokens": 9_876_543_210},
+        metrics=dict.fromkeys(metrics, 0.123456789),
+        seconds=604_800.0,
     )
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
+    assert size <= MAX_SUMMARY_BYTES

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.stages import finished, reference, stage_config, surroundings
+from tests.support.stages import finished, reference, stage_config, summary_size, surroundings
 
 from selfrewarding.api.algorithm import PreferencesSpec
 from selfrewarding.contract.artifacts import EVIDENCE, PAIRS, POSITIVES, ROLLOUT, stage_prefix
 from selfrewarding.contract.config import BuildPreferencesParameters, StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData, ParentMissing
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store import open_store
 from selfrewarding.store.results import read_jsonl
@@ -255,12 +255,11 @@ def test_the_summary_of_the_largest_run_fits_a_termination_message(tmp_path: Pat
         else {"promptsWithPositives", "noPositive"}
     )
     names = [name for name in build_preferences._OUTCOMES.values() if name not in others]
-    crowded = result.model_copy(
-        update={
-            "counts": dict.fromkeys(["prompts", "positives" if positive else "pairs", *names], 1234567),
-            "metrics": dict.fromkeys(result.metrics, -1234.56),
-            "seconds": 12345.6,
-            "iteration": 20,
-        }
+    size = summary_size(
+        result,
+        counts=dict.fromkeys(["prompts", "positives" if positive else "pairs", *names], 1234567),
+        metrics=dict.fromkeys(result.metrics, -1234.56),
+        seconds=12345.6,
+        iteration=20,
     )
-    assert len(summary_message(result.key, summary_of(crowded)).encode()) <= MAX_SUMMARY_BYTES
+    assert size <= MAX_SUMMARY_BYTES

@@ -1,7 +1,6 @@
 """GeneratePrompts: the same prompts whatever happens on the way, few-shot examples, filters, limits."""
 
 import json
-import signal
 import threading
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply
+from tests.support.stages import summary_size
 
 from selfrewarding.api.algorithm import (
     EndpointSpec,
@@ -21,10 +21,9 @@ from selfrewarding.api.algorithm import (
 from selfrewarding.contract.artifacts import EVIDENCE, stage_prefix
 from selfrewarding.contract.config import GeneratePromptsParameters, StageConfig
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult
 from selfrewarding.data.prompt_measures import measure_prompts
 from selfrewarding.store.chunks import read_rows
-from selfrewarding.store.results import read_jsonl
 from srr_sampler import generate_prompts
 from srr_sampler.harvest import Harvest, Shot, window_of
 
@@ -49,19 +48,15 @@ def configure(place: Workplace, tokenizer: Path, *, name: str = "prompts", **spe
     )
 
 
-def rows_of(
-    place: Workplace, result: StageResult | None, file: str = "prompts.jsonl"
-) -> list[dict[str, Any]]:
-    assert result is not None
-    return list(read_jsonl(place.store, result, file))
+def rows_of(place: Workplace, result: StageResult, file: str = "prompts.jsonl") -> list[dict[str, Any]]:
+    return place.rows(result, file)
 
 
 def test_new_prompts_are_made_until_there_are_enough(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    result = generate_prompts.main(configure(place, tokenizer_folder), place.here())
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder))
     rows = rows_of(place, result)
-    assert result is not None
     assert len(rows) == result.counts["prompts"] == 60
     assert len({row["key"] for row in rows}) == 60
     assert [row["request"] for row in rows] == sorted(row["request"] for row in rows)
@@ -76,7 +71,7 @@ def test_examples_are_six_seeds_and_two_of_the_prompts_made_a_window_before(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, count=160)
-    rows = rows_of(place, generate_prompts.main(config, place.here()))
+    rows = rows_of(place, place.run(generate_prompts.main, config))
     window = window_of(PromptGenerationSpec(count=160))
     request_of = {row["key"]: row["request"] for row in rows}
     for row in rows:
@@ -97,7 +92,7 @@ def test_examples_are_six_seeds_and_two_of_the_prompts_made_a_window_before(
 def test_which_prompts_are_accepted_does_not_depend_on_the_order_of_completions(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    straight = rows_of(place, generate_prompts.main(configure(place, tokenizer_folder), place.here()))
+    straight = rows_of(place, place.run(generate_prompts.main, configure(place, tokenizer_folder)))
     jumbled = Workplace(place.folder / "jumbled")
 
     def slow_for_some(asked: Asked, seed: int) -> tuple[str, str]:
@@ -107,37 +102,30 @@ def test_which_prompts_are_accepted_does_not_depend_on_the_order_of_completions(
     server.reply = slow_for_some
     server.slots = None
     config = configure(jumbled, tokenizer_folder)
-    assert rows_of(jumbled, generate_prompts.main(config, jumbled.here())) == straight
+    assert rows_of(jumbled, jumbled.run(generate_prompts.main, config)) == straight
 
 
 def test_rule_13_a_kill_changes_neither_the_prompts_nor_asks_anything_twice(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     undisturbed = Workplace(place.folder / "undisturbed")
-    whole = generate_prompts.main(configure(undisturbed, tokenizer_folder, count=240), undisturbed.here())
+    whole = undisturbed.run(generate_prompts.main, configure(undisturbed, tokenizer_folder, count=240))
 
     config = configure(place, tokenizer_folder, count=240)
     prefix = f"stages/GeneratePrompts/{config.key}"
     server.delay = 1.0
     server.slots = 4
     restart(server)
-    killed = place.start(config, {"policy": server}, "killed")
-    deadline = time.monotonic() + 60
-    while not any(place.store.list(f"{prefix}/attempts")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    place.start_and_kill(config, {"policy": server}, lambda: any(place.store.list(f"{prefix}/attempts")))
     before = {row.key: row.data for row in read_rows(place.store, prefix, log="completions")}
     assert 0 < len(before) < 30, place.log("killed")
 
     server.delay = 0
     restart(server)
     server.requests.clear()
-    result = generate_prompts.main(config, place.here("resumed"))
+    result = place.run(generate_prompts.main, config, "resumed")
     after = {row.key: row.data for row in read_rows(place.store, prefix, log="completions")}
     assert {key: after[key] for key in before} == before
-    assert whole is not None
-    assert result is not None
     assert rows_of(place, result) == rows_of(undisturbed, whole)
     assert rows_of(place, result, "dropped.jsonl") == rows_of(undisturbed, whole, "dropped.jsonl")
     assert result.counts == whole.counts
@@ -174,8 +162,7 @@ def test_dropped_prompts_come_with_their_reasons_and_the_counts_add_up(
         return "\n".join(lines), reason
 
     server.reply = mixed
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=30), place.here())
-    assert result is not None
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=30))
     dropped = rows_of(place, result, "dropped.jsonl")
     reasons = Counter(row["reason"] for row in dropped)
     assert set(reasons) >= {"similar", "too_short", "keyword"}
@@ -200,8 +187,7 @@ def test_rule_12_of_a_completion_that_was_cut_only_the_last_prompt_is_lost(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = lambda asked, seed: (default_reply(asked, seed)[0], "length")
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=14), place.here())
-    assert result is not None
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=14))
     assert result.counts["requests"] == result.counts["cut"] == 2
     assert Counter(row["request"] for row in rows_of(place, result)) == {0: 7, 1: 7}
 
@@ -216,7 +202,7 @@ def test_rule_12_korean_seeds_give_korean_prompts(
 
     server.reply = korean
     filters = PromptFiltersSpec(language="Korean", min_words=2, max_rouge_l=0.9)
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=8, filters=filters), place.here())
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=8, filters=filters))
     assert len(rows_of(place, result)) == 8
     assert "과제" in server.requests[0].prompt
 
@@ -229,7 +215,7 @@ def test_too_few_prompts_fail_with_counts_by_reason(
     with pytest.raises(
         BadData, match=r"0 new prompts after 12 requests.*asks for 5 \(wanted 20\); dropped: 12 similar"
     ):
-        generate_prompts.main(config, place.here())
+        place.run(generate_prompts.main, config)
     assert len(server.requests) == 12
 
 
@@ -237,7 +223,7 @@ def test_fewer_than_wanted_but_enough_is_a_result(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder, count=40, max_requests=3)
-    result = generate_prompts.main(config, place.here())
+    result = place.run(generate_prompts.main, config)
     assert len(rows_of(place, result)) == 24
 
 
@@ -246,11 +232,10 @@ def test_a_fixed_writer_at_an_endpoint_is_asked_by_chat(
 ) -> None:
     monkeypatch.setenv("SRR_WRITER_API_KEY", "secret-key")
     writer = PromptWriterSpec(endpoint=EndpointSpec(url=f"{server.url}/v1", model=server.model))
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=16, writer=writer), place.here())
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=16, writer=writer))
     assert len(rows_of(place, result)) == 16
     assert {asked.path for asked in server.requests} == {"/v1/chat/completions"}
     assert {asked.headers["authorization"] for asked in server.requests} == {"Bearer secret-key"}
-    assert result is not None
     assert "secret-key" not in result.model_dump_json()
 
 
@@ -258,20 +243,19 @@ def test_a_finished_stage_asks_nothing(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = configure(place, tokenizer_folder)
-    first = generate_prompts.main(config, place.here())
+    first = place.run(generate_prompts.main, config)
     server.requests.clear()
-    assert generate_prompts.main(config, place.here("another")) == first
+    assert place.run(generate_prompts.main, config, "another") == first
     assert server.requests == []
 
 
 def test_the_summary_fits_the_termination_message(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=8), place.here())
-    assert result is not None
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=8))
     names = [*result.counts, *generate_prompts._REASONS.values()]
-    huge = result.model_copy(update={"counts": dict.fromkeys(names, 123_456_789), "seconds": 604_800.0})
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
+    size = summary_size(result, counts=dict.fromkeys(names, 123_456_789), seconds=604_800.0)
+    assert size <= MAX_SUMMARY_BYTES
 
 
 def test_useful_requests_follow_the_yield() -> None:
@@ -286,8 +270,7 @@ def test_useful_requests_follow_the_yield() -> None:
 def test_new_prompts_are_measured_against_each_other_and_the_seeds(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    result = generate_prompts.main(configure(place, tokenizer_folder, count=16), place.here())
-    assert result is not None
+    result = place.run(generate_prompts.main, configure(place, tokenizer_folder, count=16))
     texts = {row["key"]: row["prompt"][0]["content"] for row in rows_of(place, result)}
     measured = measure_prompts(list(texts.values()), SEEDS, "English")
     assert result.metrics["promptDiversity"] == pytest.approx(measured.diversity)

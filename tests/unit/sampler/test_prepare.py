@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.support.prepare_bench import INSTRUCTION_ROWS, RANKED_ROWS, Bench, instruction, ranked
-from tests.support.stages import surroundings
+from tests.support.stages import summary_size, surroundings
 from tests.support.tiny_model import CHATML, PARAMETERS, POSITIONS
 
 from selfrewarding.contract.artifacts import EVALUATIONS, HELD_OUT, INSTRUCTIONS, RANKED
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult
 from selfrewarding.store import open_store
 from selfrewarding.store.errors import StoreError
 from selfrewarding.store.results import read_file
@@ -40,7 +40,7 @@ def test_it_writes_the_seed_sets_the_tokenizer_and_counts(bench: Bench) -> None:
     assert bench.tokenizer(result).chat_template == CHATML
     assert set(result.data) == {"instructions", "ranked", "heldOut", "model"}
     assert all(len(digest) == 12 for digest in result.data.values())
-    assert len(summary_message(result.key, summary_of(result)).encode()) <= MAX_SUMMARY_BYTES
+    assert summary_size(result) <= MAX_SUMMARY_BYTES
 
 
 def test_the_summary_of_the_largest_run_fits_a_termination_message(bench: Bench) -> None:
@@ -52,15 +52,8 @@ def test_the_summary_of_the_largest_run_fits_a_termination_message(bench: Bench)
     )
     result = bench.run(seeds)
     assert set(result.data) == {"instructions", "ranked", "heldOut", "evaluations", "model"}
-    large = result.model_copy(
-        update={
-            "counts": {
-                name: 405_000_000_000 if "odel" in name or "par" in name else 10**7 for name in result.counts
-            },
-            "seconds": 123456.7,
-        }
-    )
-    assert len(summary_message(large.key, summary_of(large)).encode()) <= MAX_SUMMARY_BYTES
+    counts = {name: 405_000_000_000 if "odel" in name or "par" in name else 10**7 for name in result.counts}
+    assert summary_size(result, counts=counts, seconds=123456.7) <= MAX_SUMMARY_BYTES
 
 
 def test_rule_01_ranked_prompts_are_split_by_prompt_before_any_judging(bench: Bench) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from tests.support.prepare_bench import INSTRUCTION_ROWS, RANKED_ROWS, Bench, ranked
-from tests.support.stages import surroundings
+from tests.support.stages import summary_size, surroundings
 
 from selfrewarding.contract.artifacts import EVALUATION_PROMPTS, HELD_OUT
 from selfrewarding.contract.program import BadConfiguration, BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES
 from srr_sampler import prepare
 
 MT_BENCH = [
@@ -45,7 +45,7 @@ def test_all_sets_are_written_as_one_file_with_a_digest(bench: Bench) -> None:
     told = result.report["evaluationPrompts"]
     assert told["sets"] == {"mtbench": 2, "alpaca": 1}  # type: ignore[index]
     assert told["nearDuplicates"]["found"] == 0  # type: ignore[index]
-    assert len(summary_message(result.key, summary_of(result)).encode()) <= MAX_SUMMARY_BYTES
+    assert summary_size(result) <= MAX_SUMMARY_BYTES
 
 
 def test_the_digest_follows_all_that_the_rows_say(bench: Bench) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer, default_reply, number_of
+from tests.support.stages import summary_size
 
 from selfrewarding.api.algorithm import EvaluationsSpec, JudgeSpec, ScoresSpec
 from selfrewarding.api.evaluation import EvaluationSpec
-from selfrewarding.contract.artifacts import stage_prefix
 from selfrewarding.contract.config import BuildEvaluationsParameters, EvaluateParameters, StageConfig
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES
 from selfrewarding.data.intervals import intervals_of
-from selfrewarding.store.results import read_file, read_jsonl
+from selfrewarding.store.results import read_file
 from srr_sampler import build_evaluations, evaluate
 
 
@@ -64,26 +64,21 @@ def evaluating(
     )
 
 
-def rows_of(place: Workplace, result: StageResult, file: str) -> list[dict[str, Any]]:
-    return list(read_jsonl(place.store, result, file))
-
-
 def test_judgements_that_agree_with_people_become_examples(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
-    result = build_evaluations.main(building(place, tokenizer_folder), place.here())
-    assert result is not None
+    result = place.run(build_evaluations.main, building(place, tokenizer_folder))
     counts = result.counts
     assert (counts["prompts"], counts["kept"], counts["discordant"], counts["allTied"]) == (10, 10, 0, 0)
     assert (counts["examples"], counts["thinned"]) == (30, 0)
     assert counts["judgements"] == counts["valid"] == 10 * 3 * 3
-    examples = rows_of(place, result, "evaluations.jsonl")
+    examples = place.rows(result, "evaluations.jsonl")
     for row in examples:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         assert row["messages"][0]["content"].startswith("You are grading")
         assert row["messages"][1]["content"].splitlines()[-1].startswith("Score: ")
-    judged = rows_of(place, result, "judgements.jsonl")
+    judged = place.rows(result, "judgements.jsonl")
     assert [answer["rank"] for answer in judged[0]["responses"]] == [0, 1, 2]
     assert [len(answer["judgements"]) for answer in judged[0]["responses"]] == [3, 3, 3]
     asked = {asked.prompt.partition("Question ")[2][:2] for asked in server.requests}
@@ -94,8 +89,7 @@ def test_the_most_common_score_is_thinned_out(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
-    result = build_evaluations.main(building(place, tokenizer_folder, most_common_share=0.5), place.here())
-    assert result is not None
+    result = place.run(build_evaluations.main, building(place, tokenizer_folder, most_common_share=0.5))
     assert (result.counts["examples"], result.counts["thinned"]) == (20, 10)
 
 
@@ -104,12 +98,11 @@ def test_the_runs_own_rules_of_agreement_and_target_hold(
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
     config = building(place, tokenizer_folder, most_common_share=1, target="All")
-    result = build_evaluations.main(config, place.here())
-    assert result is not None
+    result = place.run(build_evaluations.main, config)
     assert result.counts["examples"] == 10 * 3 * 3
     strict = building(place, tokenizer_folder, agreement="AllConcordant")
     with pytest.raises(BadData, match="10 disagrees"):
-        build_evaluations.main(strict.model_copy(update={"key": "f" * 64}), place.here("strict"))
+        place.run(build_evaluations.main, strict.model_copy(update={"key": "f" * 64}), "strict")
 
 
 def test_an_order_against_peoples_gives_no_examples_and_says_what_to_try(
@@ -120,7 +113,7 @@ def test_an_order_against_peoples_gives_no_examples_and_says_what_to_try(
         BadData,
         match=r"0 EFT examples.*minExamples asks for 1: of 10 ranked prompts 10 disagrees; 90 of 90.*ranked",
     ):
-        build_evaluations.main(building(place, tokenizer_folder), place.here())
+        place.run(build_evaluations.main, building(place, tokenizer_folder))
 
 
 def test_a_malformed_baseline_is_told_to_use_structured_judging(
@@ -128,7 +121,7 @@ def test_a_malformed_baseline_is_told_to_use_structured_judging(
 ) -> None:
     server.reply = lambda asked, seed: ("no score", "stop")
     with pytest.raises(BadData, match=r"0 of 90 judgements are valid; .* set judge\.format to Structured"):
-        build_evaluations.main(building(place, tokenizer_folder), place.here())
+        place.run(build_evaluations.main, building(place, tokenizer_folder))
 
 
 @pytest.mark.parametrize("scoring", ["Sampled", "Expected"])
@@ -136,9 +129,8 @@ def test_structured_judgements_become_examples_with_a_score_line(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path, scoring: Any
 ) -> None:
     judge = JudgeSpec(format="Structured", scoring=scoring)
-    result = build_evaluations.main(building(place, tokenizer_folder, judge=judge), place.here())
-    assert result is not None
-    examples = rows_of(place, result, "evaluations.jsonl")
+    result = place.run(build_evaluations.main, building(place, tokenizer_folder, judge=judge))
+    examples = place.rows(result, "evaluations.jsonl")
     assert examples
     for row in examples:
         last = row["messages"][1]["content"].splitlines()[-1]
@@ -150,8 +142,7 @@ def test_a_perfect_judge_is_measured_as_perfect(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
-    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, evaluating(place, tokenizer_folder))
     assert result.metrics == {
         "pairwiseAccuracy": 1.0,
         "pairwiseAccuracyLow": 1.0,
@@ -168,15 +159,14 @@ def test_a_perfect_judge_is_measured_as_perfect(
     whole = json.loads(read_file(place.store, result, "metrics.json"))
     assert whole["pairwise_accuracy"] == 100
     assert whole["intervals"]["pairwise_accuracy"] == [100, 100]
-    assert len(rows_of(place, result, "judgements.jsonl")) == 10
+    assert len(place.rows(result, "judgements.jsonl")) == 10
 
 
 def test_rule_01_the_held_out_prompts_are_all_measured_and_no_others(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 1, "middle": 2, "worst": 2})
-    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, evaluating(place, tokenizer_folder))
     assert result.metrics["pairwiseAccuracy"] == pytest.approx((0 + 0 + 0.5) / 3)
     assert json.loads(read_file(place.store, result, "metrics.json"))["counts"]["pairs_tied"] == 10
     assert result.counts["prompts"] == 10, "no agreement filter"
@@ -187,8 +177,7 @@ def test_an_undefined_metric_is_left_out_of_the_summary_and_explained_in_the_rep
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 3, "middle": 3, "worst": 3})
-    result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, evaluating(place, tokenizer_folder))
     assert "fiveBest" not in result.metrics
     assert "spearman" not in result.metrics
     assert result.metrics["pairwiseAccuracy"] == 0.5
@@ -200,8 +189,7 @@ def test_an_undefined_metric_is_left_out_of_the_summary_and_explained_in_the_rep
 def test_no_held_out_prompts_give_a_result_without_metrics(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    result = evaluate.main(evaluating(place, tokenizer_folder, prompts=0), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, evaluating(place, tokenizer_folder, prompts=0))
     assert result.metrics == {}
     assert result.counts["prompts"] == 0
     assert server.requests == []
@@ -213,8 +201,7 @@ def test_no_judge_is_needed_where_nothing_is_held_out(
     # Scores that the tokenizer splits: such a judge could not even be made.
     judge = JudgeSpec(format="Structured", scoring="Expected", scores=ScoresSpec(maximum=100))
     config = evaluating(place, tokenizer_folder, judge=judge, prompts=0).model_copy(update={"servers": {}})
-    result = evaluate.main(config, place.here())
-    assert result is not None
+    result = place.run(evaluate.main, config)
     assert (result.counts["judgements"], result.metrics) == (0, {})
 
 
@@ -226,8 +213,7 @@ def test_an_answer_with_too_few_valid_judgements_is_unjudged(
 
     server.reply = half
     judge = JudgeSpec(samples=2, min_valid=2, retries=0)
-    result = evaluate.main(evaluating(place, tokenizer_folder, judge=judge), place.here())
-    assert result is not None
+    result = place.run(evaluate.main, evaluating(place, tokenizer_folder, judge=judge))
     assert result.counts["unjudged"] == 30
     assert result.metrics == {"validRate": 0.5}
 
@@ -236,12 +222,10 @@ def test_judgements_resume_from_what_is_in_the_store(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     config = evaluating(place, tokenizer_folder)
-    first = evaluate.main(config, place.here())
-    assert first is not None
-    place.store.delete(f"stages/Evaluate/{config.key}/result.json")
+    first = place.run(evaluate.main, config)
+    place.uncommit(config)
     server.requests.clear()
-    second = evaluate.main(config, place.here("second"))
-    assert second is not None
+    second = place.run(evaluate.main, config, "second")
     assert server.requests == []
     assert (second.counts, second.metrics) == (first.counts, first.metrics)
     assert {name: ref.sha256 for name, ref in second.files.items()} == {
@@ -263,12 +247,10 @@ def test_held_out_rows_are_judged_again_only_if_they_are_judged_otherwise(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path, change: dict[str, Any], asks: bool
 ) -> None:
     judge = JudgeSpec(samples=2, retries=0)
-    first = evaluate.main(evaluating(place, tokenizer_folder, judge=judge), place.here())
-    assert first is not None
+    first = place.run(evaluate.main, evaluating(place, tokenizer_folder, judge=judge))
     server.requests.clear()
     config = evaluating(place, tokenizer_folder, judge=judge.model_copy(update=change))
-    second = evaluate.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
-    assert second is not None
+    second = place.run(evaluate.main, config.model_copy(update={"key": "e" * 64}), "second")
     assert bool(server.requests) == asks
     assert (second.report["log"] != first.report["log"]) == asks
     if not asks:
@@ -278,11 +260,10 @@ def test_held_out_rows_are_judged_again_only_if_they_are_judged_otherwise(
 def test_one_more_held_out_prompt_is_judged_alone(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
-    evaluate.main(evaluating(place, tokenizer_folder, prompts=4), place.here())
+    place.run(evaluate.main, evaluating(place, tokenizer_folder, prompts=4))
     server.requests.clear()
     config = evaluating(place, tokenizer_folder, prompts=5)
-    result = evaluate.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
-    assert result is not None
+    result = place.run(evaluate.main, config.model_copy(update={"key": "e" * 64}), "second")
     assert result.counts["judgements"] == 5 * 3 * 2
     assert len(server.requests) == 3
     assert all("Question h4?" in asked.prompt for asked in server.requests)
@@ -292,13 +273,11 @@ def test_another_rule_of_agreement_judges_nothing_again(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 4, "worst": 4})
-    first = build_evaluations.main(building(place, tokenizer_folder, most_common_share=1), place.here())
+    first = place.run(build_evaluations.main, building(place, tokenizer_folder, most_common_share=1))
     server.requests.clear()
     config = building(place, tokenizer_folder, most_common_share=1, target="All")
-    second = build_evaluations.main(config.model_copy(update={"key": "e" * 64}), place.here("second"))
+    second = place.run(build_evaluations.main, config.model_copy(update={"key": "e" * 64}), "second")
     assert server.requests == []
-    assert first is not None
-    assert second is not None
     assert second.counts["examples"] > first.counts["examples"]
 
 
@@ -308,20 +287,18 @@ def test_the_summary_fits_the_termination_message(
 ) -> None:
     server.reply = by_quality({"best": 5, "middle": 3, "worst": 1})
     if stage == "Evaluate":
-        result = evaluate.main(evaluating(place, tokenizer_folder), place.here())
+        result = place.run(evaluate.main, evaluating(place, tokenizer_folder))
     else:
-        result = build_evaluations.main(building(place, tokenizer_folder), place.here())
-    assert result is not None
+        result = place.run(build_evaluations.main, building(place, tokenizer_folder))
     names = [*result.counts, "missing", "malformed", "outOfRange", "truncated"]
-    huge = result.model_copy(
-        update={
-            "counts": dict.fromkeys(names, 1_234_567 if stage == "BuildEvaluations" else 123_456)
-            | {"outputTokens": 987_654_321, "promptTokens": 9_876_543_210},
-            "metrics": dict.fromkeys(result.metrics, 0.123456789),
-            "seconds": 604_800.0,
-        }
+    size = summary_size(
+        result,
+        counts=dict.fromkeys(names, 1_234_567 if stage == "BuildEvaluations" else 123_456)
+        | {"outputTokens": 987_654_321, "promptTokens": 9_876_543_210},
+        metrics=dict.fromkeys(result.metrics, 0.123456789),
+        seconds=604_800.0,
     )
-    assert len(summary_message(huge.key, summary_of(huge)).encode()) <= MAX_SUMMARY_BYTES
+    assert size <= MAX_SUMMARY_BYTES
 
 
 def test_metrics_are_told_by_category_where_held_out_rows_have_one(
@@ -336,17 +313,15 @@ def test_metrics_are_told_by_category_where_held_out_rows_have_one(
         EvaluateParameters(judge=JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=1, bootstrap=100)),
         prepare=place.prepare(tokenizer=tokenizer_folder, held_out=rows),
     )
-    result = evaluate.main(config, place.here())
-    assert result is not None
-    path = result.files["metrics.json"].path
-    measured = json.loads(place.store.read(f"{stage_prefix(result.kind, result.key)}/{path}"))
+    result = place.run(evaluate.main, config)
+    measured = json.loads(read_file(place.store, result, "metrics.json"))
     assert measured["counts"]["prompts"] == 6
     assert {name: one["counts"]["prompts"] for name, one in measured["by_category"].items()} == {
         "Natural": 2,
         "Neighbor": 3,
     }
     assert measured["by_category"]["Natural"]["intervals"]["spearman"] == [pytest.approx(1), pytest.approx(1)]
-    judged = rows_of(place, result, "judgements.jsonl")
+    judged = place.rows(result, "judgements.jsonl")
     assert [row.get("category") for row in judged] == [row.get("category") for row in rows]
 
 
@@ -372,8 +347,7 @@ def test_evidence_names_the_prompts_where_the_judge_goes_wrong(
         EvaluateParameters(judge=JudgeSpec(retries=0), evaluation=EvaluationSpec(samples=1, bootstrap=100)),
         prepare=place.prepare(tokenizer=tokenizer_folder, held_out=rows),
     )
-    result = evaluate.main(config, place.here())
-    assert result is not None
+    result = place.run(evaluate.main, config)
     evidence = json.loads(read_file(place.store, result, "evidence.json"))
     assert evidence["spearman"][0] == {"key": rows[2]["key"], "value": -1.0}
     assert evidence["validRate"] == [{"key": rows[5]["key"], "value": 0.0}]

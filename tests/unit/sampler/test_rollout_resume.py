@@ -1,7 +1,6 @@
 """Rollout that is killed, told to go, or shared by several pods: nothing is asked for twice, nothing gets lost."""
 
 import json
-import signal
 import time
 from pathlib import Path
 
@@ -19,23 +18,18 @@ def test_rows_that_were_finished_are_not_asked_for_again_after_a_kill(
 ) -> None:
     prompts = [f"What is {number} times 3?" for number in range(40)]
     undisturbed = Workplace(place.folder / "undisturbed")
-    whole = rollout.main(configure(undisturbed, tokenizer_folder, prompts=prompts), undisturbed.here())
+    whole = undisturbed.run(rollout.main, configure(undisturbed, tokenizer_folder, prompts=prompts))
 
     server.delay = 0.2
     config = configure(place, tokenizer_folder, prompts=prompts)
     prefix = f"stages/Rollout/{config.key}"
-    killed = place.start(config, {"policy": server}, "killed")
-    deadline = time.monotonic() + 60
-    while not any(place.store.list(f"{prefix}/attempts")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    place.start_and_kill(config, {"policy": server}, lambda: any(place.store.list(f"{prefix}/attempts")))
     before = {row.key: row.data for row in read_rows(place.store, prefix, log="rows")}
     assert 0 < len(before) < 40 * 3 * 4, place.log("killed")
 
     server.delay = 0
     server.requests.clear()
-    resumed = rollout.main(config, place.here("resumed"))
+    resumed = place.run(rollout.main, config, "resumed")
     after = {row.key: row.data for row in read_rows(place.store, prefix, log="rows")}
     assert {key: after[key] for key in before} == before, "finished rows stay byte-identical"
     expected = {row.key: row.data for row in read_rows(undisturbed.store, prefix, log="rows")}
@@ -43,8 +37,6 @@ def test_rows_that_were_finished_are_not_asked_for_again_after_a_kill(
     answered = [key for key in expected if key.count("/") == 1]
     assert server.count("answer") == len(answered) - sum(key in before for key in answered)
     assert server.repeated() == []
-    assert whole is not None
-    assert resumed is not None
     assert resumed.counts == whole.counts
     assert rows_of(place, resumed) == rows_of(undisturbed, whole)
 
@@ -76,7 +68,7 @@ def test_shards_share_the_prompts_and_the_last_one_commits(
     assert server.repeated() == []
     assert server.count("answer") == 36
     alone = Workplace(place.folder / "alone")
-    single = rollout.main(configure(alone, tokenizer_folder), alone.here())
+    single = alone.run(rollout.main, configure(alone, tokenizer_folder))
     assert rows_of(alone, single) == rows_of(place, results[2])
     again = rollout.main(config, place.here("pod-9", shard=1))
     assert again == results[2]

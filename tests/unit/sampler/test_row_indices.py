@@ -27,8 +27,7 @@ from selfrewarding.store.row_index import find_rows
 from srr_sampler import build_preferences, generate_prompts, rollout
 
 
-def check(place: Workplace, result: StageResult | None, name: str, index: str) -> StageRef:
-    assert result is not None
+def check(place: Workplace, result: StageResult, name: str, index: str) -> StageRef:
     rows = list(read_jsonl(place.store, result, name))
     assert rows
     for row in rows:
@@ -47,13 +46,13 @@ def test_every_row_is_found_by_its_stages_index(
     )
     spec = PromptGenerationSpec(count=12, max_tokens=256)
     config = place.config(GeneratePromptsParameters(prompt_generation=spec), name="prompts", prepare=prepare)
-    prompts = check(place, generate_prompts.main(config, place.here()), PROMPTS, PROMPTS_INDEX)
+    prompts = check(place, place.run(generate_prompts.main, config), PROMPTS, PROMPTS_INDEX)
 
     asked = RolloutParameters(
         responses=ResponsesSpec(samples=3, max_tokens=64), judge=JudgeSpec(min_valid_rate=0)
     )
     config = place.config(asked, name="rollout", prepare=prepare, prompts=prompts)
-    answered = check(place, rollout.main(config, place.here()), ROLLOUT, ROLLOUT_INDEX)
+    answered = check(place, place.run(rollout.main, config), ROLLOUT, ROLLOUT_INDEX)
 
     rule = BuildPreferencesParameters(
         preferences=PreferencesSpec(rule="AllAboveMargin", min_pairs=1, truncated="Allow"),

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.comparisons import answered, shown
 from tests.support.prepare_bench import Bench
-from tests.support.sampler_stages import Workplace, rows_bytes
+from tests.support.sampler_stages import Workplace
 from tests.support.scripted_server import Asked, ScriptedServer
-from tests.support.stages import surroundings
+from tests.support.stages import summary_size, surroundings
 
 from selfrewarding.api.algorithm import DpoSpec, EarlyStoppingSpec
 from selfrewarding.api.evaluation import (
@@ -18,45 +19,25 @@ from selfrewarding.api.evaluation import (
     HeadToHeadSpec,
     PromptSetSpec,
 )
-from selfrewarding.contract.artifacts import ANSWERS
-from selfrewarding.contract.config import AnswerParameters, SelectParameters, StageConfig, StageRef
+from selfrewarding.contract.artifacts import ANSWERS, COMPARISONS
+from selfrewarding.contract.config import AnswerParameters, SelectParameters, StageConfig
 from selfrewarding.contract.program import BadData
-from selfrewarding.contract.result import MAX_SUMMARY_BYTES, StageResult, summary_message, summary_of
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.store.models import chosen
-from selfrewarding.store.results import read_file, read_jsonl
+from selfrewarding.store.results import read_file
 from srr_sampler import answer, prepare, select
 
 FOLDERS = ["candidates/1", "candidates/2", "candidates/3", "model"]
-
-
-def answers(place: Workplace, name: str, *, prompts: int = 6, text: str | None = None) -> StageRef:
-    """An Answer's rows, each of which begins with the candidate's name."""
-    rows = [
-        {
-            "key": f"p{number}",
-            "set": "held-out",
-            "id": f"id-{number}",
-            "turns": [f"Question {number}?"],
-            "answers": [
-                {
-                    "text": text or f"{name} answer {number}",
-                    "finishReason": "stop",
-                    "seed": 1,
-                    "tokens": {"prompt": 1, "output": 1},
-                }
-            ],
-        }
-        for number in range(prompts)
-    ]
-    return place.parent(StageKind.ANSWER, name, {ANSWERS: rows_bytes(rows)})
 
 
 def configure(
     place: Workplace, tokenizer: Path, *, texts: dict[int, str] | None = None, **spec: Any
 ) -> StageConfig:
     candidates = {
-        f"candidate-{number}": answers(place, f"c{number}", text=(texts or {}).get(number))
+        f"candidate-{number}": answered(
+            place, f"c{number}", text=(texts or {}).get(number), kind=StageKind.ANSWER
+        )
         for number in range(1, len(FOLDERS) + 1)
     }
     return place.config(
@@ -65,16 +46,6 @@ def configure(
         trained=place.parent(StageKind.PREFERENCE_OPTIMIZE, "dpo", {}),
         **candidates,
     )
-
-
-def run(place: Workplace, config: StageConfig, pod: str = "pod-1") -> StageResult:
-    result = select.main(config, place.here(pod))
-    assert result is not None
-    return result
-
-
-def shown(asked: Asked) -> list[str]:
-    return [asked.prompt.partition(f"<answer_{label}>\n")[2].split()[0] for label in ("a", "b")]
 
 
 def best_is(name: str) -> Any:
@@ -96,7 +67,7 @@ def test_the_walk_ends_at_the_first_candidate_that_is_no_better(
 ) -> None:
     server.reply = best_is(f"c{best}")
     config = configure(place, tokenizer_folder)
-    result = run(place, config)
+    result = place.run(select.main, config)
     assert result.metrics["selected"] == best
     assert [f"winRateOfCandidate{number}" in result.metrics for number in (2, 3, 4)] == [
         number <= steps + 1 for number in (2, 3, 4)
@@ -111,16 +82,16 @@ def test_the_walk_ends_at_the_first_candidate_that_is_no_better(
     assert pairs == {(f"c{number}", f"c{number + 1}") for number in range(1, steps + 1)}
     document = json.loads(read_file(place.store, result, "metrics.json"))
     assert [one["candidate"] for one in document["steps"]] == list(range(2, steps + 2))
-    rows = list(read_jsonl(place.store, result, "comparisons.jsonl"))
+    rows = place.rows(result, COMPARISONS)
     assert len(rows) == len({row["key"] for row in rows}) == steps * 6
-    assert len(summary_message(result.key, summary_of(result))) <= MAX_SUMMARY_BYTES
+    assert summary_size(result) <= MAX_SUMMARY_BYTES
 
 
 def test_the_same_answers_are_a_tie_and_the_earlier_candidate_is_taken(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path
 ) -> None:
     server.reply = best_is("c4")
-    result = run(place, configure(place, tokenizer_folder, texts={1: "c0 same", 2: "c0 same"}))
+    result = place.run(select.main, configure(place, tokenizer_folder, texts={1: "c0 same", 2: "c0 same"}))
     assert (result.metrics["selected"], result.metrics["winRateOfCandidate2"]) == (1, 0.5)
     assert not server.requests, "nobody is asked about equal texts"
 
@@ -131,7 +102,7 @@ def test_a_question_that_two_steps_have_is_asked_once(
     """Candidate 3 says what candidate 1 said: to be compared with candidate 2, as candidate 1 was."""
     texts = {1: "c1 again", 2: "c2 other", 3: "c1 again"}
     server.reply = best_is("c2")
-    result = run(place, configure(place, tokenizer_folder, texts=texts))
+    result = place.run(select.main, configure(place, tokenizer_folder, texts=texts))
     assert result.metrics["selected"] == 2
     assert len(server.requests) == len({one.prompt for one in server.requests}) == 6 * 2
 
@@ -148,10 +119,10 @@ def test_verdicts_of_a_killed_attempt_are_not_paid_for_again(
     with monkeypatch.context() as patch:
         patch.setattr(select, "_committed", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(place, config, "pod-1")
+            place.run(select.main, config, "pod-1")
     asked = len(server.requests)
     assert asked == 3 * 6 * 2
-    result = run(place, config, "pod-2")
+    result = place.run(select.main, config, "pod-2")
     assert len(server.requests) == asked
     assert result.metrics["selected"] == 4
     assert result.counts["verdicts"] == 36
@@ -162,7 +133,7 @@ def test_without_a_verdict_nothing_is_chosen(
 ) -> None:
     server.reply = lambda asked, seed: ("I like both.", "stop")
     with pytest.raises(BadData, match=r"candidate 2 with candidate 1 none has a verdict.*format Structured"):
-        run(place, configure(place, tokenizer_folder))
+        place.run(select.main, configure(place, tokenizer_folder))
 
 
 def test_a_budget_that_is_used_up_is_named(
@@ -171,7 +142,7 @@ def test_a_budget_that_is_used_up_is_named(
     server.reply = best_is("c4")
     judge = ComparisonJudgeSpec(token_budget=1)
     with pytest.raises(BadData, match=r"tokenBudget of 1 is used up"):
-        run(place, configure(place, tokenizer_folder, judge=judge))
+        place.run(select.main, configure(place, tokenizer_folder, judge=judge))
 
 
 def test_a_candidate_answers_what_it_is_compared_on_and_no_more(
@@ -192,14 +163,13 @@ def test_a_candidate_answers_what_it_is_compared_on_and_no_more(
         prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
         model=place.parent(StageKind.PREFERENCE_OPTIMIZE, "dpo", {}),
     )
-    result = answer.main(config, place.here())
-    assert result is not None
-    found = list(read_jsonl(place.store, result, ANSWERS))
+    result = place.run(answer.main, config)
+    found = place.rows(result, ANSWERS)
     assert [(row["set"], row["key"]) for row in found] == [("bench", "k0"), ("bench", "k1"), ("bench", "k2")]
     assert len(server.requests) == 3
     assert (result.counts["prompts"], result.counts["answered"]) == (3, 3)
     assert result.report["candidate"] == "candidates/1"
-    assert len(summary_message(result.key, summary_of(result))) <= MAX_SUMMARY_BYTES
+    assert summary_size(result) <= MAX_SUMMARY_BYTES
 
 
 def test_a_set_without_prompts_is_named(
@@ -211,7 +181,7 @@ def test_a_set_without_prompts_is_named(
         model=place.parent(StageKind.PREFERENCE_OPTIMIZE, "dpo", {}),
     )
     with pytest.raises(BadData, match="the set held-out has no prompts"):
-        answer.main(config, place.here())
+        place.run(answer.main, config)
     assert not server.requests
 
 

@@ -96,7 +96,9 @@ def test_the_same_results_are_the_same_points(results: dict[str, StageResult]) -
         (None, 2, [], False),
         ("Promoted", 1, [], False),
         ("Promoted", 2, [], True),
-        ("Held", 2, [], False),
+        ("RolledBack", 2, [], True),
+        ("Held", 1, [], False),
+        ("Held", 2, [], True),  # it keeps nothing from starting
         ("Stopped", 1, [], True),
         (None, 1, ["Stop"], True),
         (None, 1, ["Warn"], False),
@@ -109,6 +111,13 @@ def test_when_a_run_has_ended(gate: str | None, iteration: int, alarms: list[str
     ]
     model = ModelStatus(name="M", iteration=iteration, uri="u", digest="d", gate=gate)  # type: ignore[arg-type]
     assert sending._has_ended(story(models=[model], alarms=sounding), [Point("a", iteration, 1, 1)]) is ended
+
+
+def test_a_run_that_its_judge_ended_has_ended() -> None:
+    model = ModelStatus(name="M1", iteration=1, uri="u", digest="d", gate="Promoted")
+    here = [Point("a", 1, 1, 1)]
+    assert not sending._has_ended(story(models=[model]), here)
+    assert sending._has_ended(story(models=[model], uncalibrated="its accuracy is 0.4"), here)
 
 
 def test_a_problem_is_one_line_without_secrets() -> None:

@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
-from tests.support.training_stage import instruction_rows, make_tokenizer, pair_rows
+from tests.support.tiny_model import byte_tokenizer
+from tests.support.training_stage import instruction_rows, pair_rows
 
 from selfrewarding.contract.program import BadData
 from selfrewarding.data.chat import ChatEncoder
 from srr_trainer.rows import tokenise_examples, tokenise_pairs, tokens_digest
 
-TOKENIZER = make_tokenizer()
+TOKENIZER = byte_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
 CONTROL_IDS = set(TOKENIZER.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"]))
 
