@@ -169,7 +169,7 @@ def test_models_are_compared_in_both_orders_and_every_structured_verdict_is_vali
 def test_win_rates_stand_in_the_status(finished: dict[str, Any], artifacts: Path) -> None:
     (_, compared) = max(results(artifacts, "Compare"), key=lambda found: found[1].iteration)
     (m2,) = (model for model in status(artifacts)["models"] if model["name"] == "M2")
-    for name in ("winRate", "winRateBaseline"):
+    for name in ("winRate", "winRateInitial", "winRateBaseline"):
         assert m2["metrics"][name] == pytest.approx(compared.metrics[name])
 
 

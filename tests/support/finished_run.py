@@ -298,16 +298,17 @@ class _Maker:
         opponents = {"previous": 0.10, **({"initial": 0.14} if number > 2 else {}), "baseline": 0.2}
         models = {"previous": f"M{number - 1}", "initial": "M1", "baseline": "Baseline"}
         found = {role: {"model": models[role], **self._against(edge)} for role, edge in opponents.items()}
+        told = {"initial": found["previous"]} | found  # M2 is made from M1
         bias = sum(one["position_bias"] for one in found.values()) / len(found)
         self._stage(
             StageKind.COMPARE, number, seconds=380, gpus=self._gpus, handover=60,
             counts={"prompts": 200, "comparisons": 200 * len(found), "promptTokens": 700_000, "outputTokens": 90_000},
             metrics={
                 "winRate": found["previous"]["win_rate"] / 100, "winRateBaseline": found["baseline"]["win_rate"] / 100,
-                "positionBias": bias / 100,
+                "winRateInitial": told["initial"]["win_rate"] / 100, "positionBias": bias / 100,
             },
             report={
-                "intervals": {role: one["intervals"] for role, one in found.items()}
+                "intervals": {role: one["intervals"] for role, one in told.items()}
                 | {"all": {"position_bias": [bias - 3.0, bias + 3.0]}}
             },
             files={
@@ -366,6 +367,7 @@ class _Maker:
             StageKind.EVALUATE: {"model": trained},
             StageKind.COMPARE: {
                 "answers": f"{StageKind.EVALUATE}-{number}", "previous": f"{StageKind.EVALUATE}-{number - 1}",
+                "initial": f"{StageKind.EVALUATE}-1",
             },
         }.get(kind)  # fmt: skip
         if roles is None:

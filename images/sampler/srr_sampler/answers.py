@@ -6,7 +6,8 @@ Must not: judge; answer a prompt that a set does not hold.
 Neighbours: `evaluate` calls this; Prepare wrote the prompts; `compare` and the exports read the answers.
 
 Rows of the log, by key: the digest of what the model sees and of the temperature. The log belongs to the model and how it
-is asked, not to the stage (`row_log`): another set of prompts, or a prompt that is in two, asks only for what is new.
+is asked, not to the stage (`row_log`): another set of prompts, or a prompt that is in two, asks only for what is new. The
+server's longest sequence, which another set may change, is in the key where it leaves less room than the answer may take.
 """
 
 import contextlib
@@ -181,7 +182,6 @@ async def write_answers(
         stage,
         {
             "model": served.name,
-            "maxModelLen": served.max_model_len,
             "how": how.model_dump(mode="json", by_alias=True, exclude={"temperature"}),
         },
     )
@@ -233,6 +233,8 @@ class _Writer:
         self._client, self._served, self._encoder, self._seeds = client, served, encoder, log.seeds
         self._rows = {str(row["key"]): row for row in read_chunks(log.store, log.folder, log=LOG)}
         self._sampling = Sampling.of(spec, stop_token_ids=encoder.chat.stop_token_ids)
+        self._rooms: dict[str, int] = {}
+        """Tokens that an answer may have, by the digest of what the model sees."""
 
     def provenance(self) -> dict[str, Any]:
         """Who answers, and how; a prompt with a temperature of its own says so in its row."""
@@ -260,7 +262,13 @@ class _Writer:
 
     def _key(self, prompt: AnswerPrompt, before: Sequence[dict[str, Any]]) -> str:
         seen = prompt.conversation([str(row["text"]) for row in before])
-        return digest({"messages": seen, "temperature": self._sampling_of(prompt).temperature})
+        asked = {"messages": seen, "temperature": self._sampling_of(prompt).temperature}
+        key = digest(asked)
+        if key not in self._rooms:
+            self._rooms[key] = self._served.max_model_len - len(self._encoder.chat.prompt(seen))
+        if self._rooms[key] >= self._sampling.max_tokens:
+            return key
+        return digest(asked | {"maxModelLen": self._served.max_model_len})
 
     def _sampling_of(self, prompt: AnswerPrompt) -> Sampling:
         if prompt.temperature is None:

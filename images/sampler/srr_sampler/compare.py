@@ -32,7 +32,7 @@ from selfrewarding.data.jsonl import encode_row
 from selfrewarding.store.chunks import ChunkLog, read_chunks
 from srr_sampler.asking import Meter, Stage, run_asking, run_workers
 from srr_sampler.chat_endpoint import INCOMPLETE, EndpointRefused
-from srr_sampler.compared_pairs import TOO_LONG, Order, Pair, orders_of, read_pairs, restore
+from srr_sampler.compared_pairs import TOO_LONG, Order, Pair, opponents_of, orders_of, read_pairs, restore
 from srr_sampler.referee import REFUSED, Referee, Said, Turn, open_referee
 from srr_sampler.row_log import RowLog, shared_log
 from srr_sampler.sampling import seeds_of
@@ -143,8 +143,6 @@ class Asker:
                 (partial(self._finish, pair, log, meter) for pair in missing),
                 min(self._referee.width, len(missing)),
             )
-            for row in self._held:
-                log.append(encode_row(row))
         meter.report()
         return meter
 
@@ -232,8 +230,9 @@ class Asker:
         }
 
     def _store(self, row: dict[str, Any], log: ChunkLog) -> None:
-        """A refusal is kept back until something was answered: before that the configuration may be at fault. What is too
-        long for this server is not kept at all: the log is read by stages whose server takes more."""
+        """A refusal is kept back until something was answered: before that the configuration may be at fault, and where
+        nothing ever is the next stage asks again. What is too long for this server is not kept at all: the log is read by
+        stages whose server takes more."""
         if row["reason"] == TOO_LONG:
             return
         self._held.append(row)
@@ -271,6 +270,9 @@ def _committed(
         }
         for role, rows in by_opponent.items()
     }
+    told: dict[str, dict[str, Any]] = {
+        role: measured[same] for role, same in opponents_of(stage.config).items() if same in measured
+    }
     bias = position_bias(comparisons, resamples=parameters.bootstrap, seed=seed)
     tries = [row for order in orders_of(pairs) for row in order.tries]
     invalid = Counter(str(row["reason"]) for row in tries if row["verdict"] is None)
@@ -305,25 +307,24 @@ def _committed(
             EVIDENCE: _json(_evidence(comparisons)),
         },
         counts=counts,
-        metrics=_summary(measured, bias),
+        metrics=_summary(told, bias),
         report={
             **report,
             "invalid": dict(sorted(invalid.items())),
-            "intervals": {role: one["intervals"] for role, one in measured.items()}
-            | {POOLED: bias["intervals"]},
-            "undefined": {role: one["undefined"] for role, one in measured.items()},
+            "intervals": {role: one["intervals"] for role, one in told.items()} | {POOLED: bias["intervals"]},
+            "undefined": {role: one["undefined"] for role, one in told.items()},
             "tokensEstimated": sum("tokensEstimated" in row for row in tries),
         },
     )
 
 
-def _summary(measured: Mapping[str, dict[str, Any]], bias: dict[str, Any]) -> dict[str, float]:
+def _summary(told: Mapping[str, dict[str, Any]], bias: dict[str, Any]) -> dict[str, float]:
     """The metrics that are defined, as shares; why others are not stands in the report."""
     named = {
-        "winRate": measured.get("previous", {}).get("win_rate"),
-        "winRateLengthControlled": measured.get("previous", {}).get("length_controlled_win_rate"),
-        "winRateInitial": measured.get("initial", {}).get("win_rate"),
-        "winRateBaseline": measured.get("baseline", {}).get("win_rate"),
+        "winRate": told.get("previous", {}).get("win_rate"),
+        "winRateLengthControlled": told.get("previous", {}).get("length_controlled_win_rate"),
+        "winRateInitial": told.get("initial", {}).get("win_rate"),
+        "winRateBaseline": told.get("baseline", {}).get("win_rate"),
         "positionBias": bias["position_bias"],
     }
     return {name: value / 100 for name, value in named.items() if value is not None}

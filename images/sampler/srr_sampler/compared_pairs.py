@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from selfrewarding.api.evaluation import HeadToHeadSpec
+from selfrewarding.contract.config import StageConfig
 from selfrewarding.contract.program import BadConfiguration, BadData
 from selfrewarding.data.comparison_prompt import ComparisonPrompt, Verdict
 from selfrewarding.data.head_to_head import Comparison
@@ -143,6 +144,17 @@ class Pair:
         }
 
 
+def opponents_of(config: StageConfig) -> dict[Opponent, Opponent]:
+    """The opponents that are asked for, each with the one whose comparisons are its own: M1 may be the previous model too,
+    and is compared with once then."""
+    first: dict[str, Opponent] = {}
+    return {
+        role: first.setdefault(config.parents[role].key, role)
+        for role in get_args(Opponent)
+        if role in config.parents
+    }
+
+
 def read_pairs(stage: Stage, spec: HeadToHeadSpec, prompt: ComparisonPrompt) -> list[Pair]:
     """In the order in which they are asked about: prompt by prompt, so that a budget ends evenly.
 
@@ -153,7 +165,7 @@ def read_pairs(stage: Stage, spec: HeadToHeadSpec, prompt: ComparisonPrompt) -> 
         (key, row) for (name, key), row in read_answers(stage, "answers").items() if name == spec.set
     )
     opponents: dict[Opponent, Mapping[tuple[str, str], dict[str, Any]]] = {
-        role: read_answers(stage, role) for role in get_args(Opponent) if role in stage.config.parents
+        role: read_answers(stage, role) for role, shown in opponents_of(stage.config).items() if role == shown
     }
     if not opponents:
         raise BadConfiguration("Compare has no opponent among its parents: previous, initial or baseline")

@@ -170,14 +170,7 @@ class Judge:
             first: number of the first judgement.
             count: how many.
         """
-        prompt = tuple(
-            Message(role=as_role(message["role"]), content=message["content"]) for message in messages
-        )
-        turn = self.prompt.render(prompt, text)
-        ids = self._encoder.chat.prompt([{"role": "user", "content": turn}])
-        room = (
-            self._served.max_model_len - len(ids) - (LEAST_ROOM if self._spec.format == "Structured" else 0)
-        )
+        ids, room = self._turn(messages, text)
         seed = self._seeds.of(key, first, spacing=count)
         if room < LEAST_ROOM:
             return [Judged(first + i, "", None, TOO_LONG, "length", seed + i) for i in range(count)]
@@ -194,6 +187,20 @@ class Judge:
             return [self._free(draft) for draft in drafts]
         asked_for = _Asked(key, prompt_key, ids)
         return list(await asyncio.gather(*(self._score(asked_for, draft) for draft in drafts)))
+
+    def has_room(self, messages: Sequence[Mapping[str, str]], text: str) -> bool:
+        """Whether a judgement of this answer may take all of `judge.maxTokens`: in a longer context it would be the same."""
+        return self._turn(messages, text)[1] >= self._sampling.max_tokens
+
+    def _turn(self, messages: Sequence[Mapping[str, str]], text: str) -> tuple[list[int], int]:
+        """The judge prompt's token ids, and how many tokens are left for the text."""
+        prompt = tuple(
+            Message(role=as_role(message["role"]), content=message["content"]) for message in messages
+        )
+        turn = self.prompt.render(prompt, text)
+        ids = self._encoder.chat.prompt([{"role": "user", "content": turn}])
+        line = LEAST_ROOM if self._spec.format == "Structured" else 0
+        return ids, self._served.max_model_len - len(ids) - line
 
     def _free(self, draft: Judged) -> Judged:
         """Only the generated text is looked at, never the prompt: an answer cannot score itself."""

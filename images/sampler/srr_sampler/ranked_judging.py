@@ -1,7 +1,8 @@
 """Human-ranked answers, judged: what BuildEvaluations and Evaluate have in common.
 
 Purpose: ask the judge about every answer of Prepare's ranked or held-out prompts, and give the rows back. They lie in a log
-that belongs to the judge and how it is asked (`row_log`): what is concluded from scores may change without asking again.
+that belongs to the judge and how it is asked (`row_log`): what is concluded from scores may change without asking again, and
+so may the server's longest sequence for all prompts but those that it leaves too little room.
 Must not: draw conclusions from the scores (the two stages do).
 Neighbours: `judged_rows` does the work; `build_evaluations` and `evaluate` use this.
 """
@@ -94,16 +95,11 @@ async def judge_ranked(
     rows = list(read_jsonl(stage.store, prepare, file)) if file in prepare.files else []
     if not rows:
         return RankedJudgements([], JudgementCounts(), judge_prompt_of(spec), {"samples": samples})
-    questions = [
-        Question(str(row["key"]), row["prompt"], tuple(answer["text"] for answer in row["responses"]))
-        for row in rows
-    ]
     role, served = stage.served("judge")
     log = shared_log(
         stage,
         {
             "judge": served.name,
-            "maxModelLen": served.max_model_len,
             "prompt": judge_prompt_of(spec).digest,
             "how": spec.model_dump(mode="json", by_alias=True, exclude=_CONCLUDED),
             "samples": samples,
@@ -122,6 +118,7 @@ async def judge_ranked(
             seeds=log.seeds,
             uri=spec.model_uri if fixed else None,
         )
+        questions = [_question(row, judge, served.max_model_len) for row in rows]
         before = await client.counters()
         meter = await JudgedRows(log=log, judge=judge, samples=samples).run(
             questions, width=client.capacity, meter=meter
@@ -129,12 +126,12 @@ async def judge_ranked(
         cache = prefix_cache_report(before, await client.counters())
         repeated = client.repeated
     counted, prompts = JudgementCounts(), []
-    for row, (question, answers) in zip(rows, read_back(log, questions), strict=True):
+    for row, (_, answers) in zip(rows, read_back(log, questions), strict=True):
         for answer in answers:
             counted.add(answer)
         prompts.append(
             RankedPrompt(
-                question.key,
+                str(row["key"]),
                 row["prompt"],
                 [
                     RankedAnswer(given["text"], int(given["rank"]), answer)
@@ -160,3 +157,11 @@ async def judge_ranked(
             **cache,
         },
     )
+
+
+def _question(row: dict[str, Any], judge: Judge, max_model_len: int) -> Question:
+    """A ranked prompt; where a longer context could change a judgement of it, its rows in the log are this length's own."""
+    given = tuple(str(answer["text"]) for answer in row["responses"])
+    whole = all(judge.has_room(row["prompt"], text) for text in given)
+    key = str(row["key"])
+    return Question(key if whole else f"{key}@{max_model_len}", row["prompt"], given)

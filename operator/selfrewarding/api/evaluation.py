@@ -226,7 +226,7 @@ class AlarmsSpec(ApiModel):
 MetricName = Literal[
     "pairwiseAccuracy", "fiveBest", "exactMatch", "spearman", "kendallTau",
     "validRate", "pairYield", "tieRate", "truncatedRate", "loss", "rewardMargin",
-    "winRate", "winRateBaseline", "winRateLengthControlled", "positionBias",
+    "winRate", "winRateInitial", "winRateBaseline", "winRateLengthControlled", "positionBias",
     "scorePiling", "scoreGap", "scoreLengthCorrelation", "lengthRatio", "meanLength",
     "promptDiversity", "promptSimilarity", "refusalRate", "repetitionRate",
 ]  # fmt: skip
@@ -235,8 +235,8 @@ MetricName = Literal[
 
 AT_MOST_ONE = (
     "pairwiseAccuracy", "fiveBest", "exactMatch", "spearman", "kendallTau", "validRate", "tieRate", "truncatedRate",
-    "winRate", "winRateBaseline", "winRateLengthControlled", "positionBias", "scorePiling", "scoreLengthCorrelation",
-    "promptDiversity", "promptSimilarity", "refusalRate", "repetitionRate",
+    "winRate", "winRateInitial", "winRateBaseline", "winRateLengthControlled", "positionBias", "scorePiling",
+    "scoreLengthCorrelation", "promptDiversity", "promptSimilarity", "refusalRate", "repetitionRate",
 )  # fmt: skip
 """Metrics that are shares or correlations."""
 _BOUNDS = ("minimum", "maximum", "maxDrop", "maxRise")

@@ -16,7 +16,9 @@ from selfrewarding.api.evaluation import HELD_OUT_SET
 if TYPE_CHECKING:
     from selfrewarding.api.run import SelfRewardingRunSpec
 
-HEAD_TO_HEAD_METRICS = frozenset({"winRate", "winRateBaseline", "winRateLengthControlled", "positionBias"})
+HEAD_TO_HEAD_METRICS = frozenset(
+    {"winRate", "winRateInitial", "winRateBaseline", "winRateLengthControlled", "positionBias"}
+)
 """Metrics that are measured only with `evaluation.headToHead`."""
 
 JUDGE_METRICS = frozenset({"pairwiseAccuracy", "fiveBest", "exactMatch", "spearman", "kendallTau"})
@@ -27,7 +29,7 @@ PAIR_METRICS = frozenset({"pairYield", "scoreGap", "lengthRatio", "rewardMargin"
 
 ROUND_METRICS = PAIR_METRICS | {
     "tieRate", "truncatedRate", "scorePiling", "scoreLengthCorrelation", "meanLength", "promptDiversity",
-    "promptSimilarity", "refusalRate", "repetitionRate", "winRate", "winRateLengthControlled",
+    "promptSimilarity", "refusalRate", "repetitionRate", "winRate", "winRateInitial", "winRateLengthControlled",
 }  # fmt: skip
 """Metrics of rounds with new prompts: M1, which people's rows alone made, has none of them."""
 
@@ -102,6 +104,12 @@ _REASONS = (
         "which is against the previous model: add Previous to evaluation.headToHead.against",
     ),
     _Unmeasured(
+        frozenset({"winRateInitial"}),
+        _spares("M1"),
+        lambda spec: _is_spared("M1", spec),
+        "which is against M1: add M1 to evaluation.headToHead.against",
+    ),
+    _Unmeasured(
         frozenset({"winRateBaseline"}),
         _spares("Baseline"),
         lambda spec: _is_spared("Baseline", spec),
@@ -118,6 +126,13 @@ _REASONS = (
         f"!{_HAS_HELD_OUT}",
         lambda spec: not has_held_out(spec.seed_data),
         f"which is measured on held-out ranked rows: {_GIVE_RANKED}",
+    ),
+    _Unmeasured(
+        frozenset({"fiveBest"}),
+        "(has(self.judge) && has(self.judge.scoring) && self.judge.scoring == 'Expected')",
+        lambda spec: spec.judge.scoring == "Expected",
+        "which is about answers with exactly the highest score, and with judge.scoring Expected, a mean by "
+        "probabilities, none has it: use pairwiseAccuracy, or set judge.scoring Sampled",
     ),
     _Unmeasured(
         PAIR_METRICS,

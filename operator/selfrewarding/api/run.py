@@ -194,6 +194,8 @@ class Metrics(ApiModel):
     """DPO's reward margin, mean of the last tenth of the steps."""
     win_rate: float | None = None
     """Share of the comparisons with the previous model that this one wins, a tie counting one half."""
+    win_rate_initial: float | None = None
+    """The same against M1; for a model that was made from M1 it is `winRate`."""
     win_rate_baseline: float | None = None
     """The same against the baseline."""
     win_rate_length_controlled: float | None = None
@@ -223,7 +225,7 @@ class Metrics(ApiModel):
 
 
 class StageSummary(ApiModel):
-    """What a finished stage says of itself, from its termination message (at most 300 bytes)."""
+    """What a finished stage says of itself, from its termination message (at most 768 bytes)."""
 
     stage: str
     """Kind of the stage, e.g. Rollout."""

@@ -63,6 +63,10 @@ def alpaca_eval_command(
         raise refusal(str(error)) from None
     _write(output, files)
     _tell(answers, output)
+    typer.echo(
+        f"{output / alpaca_eval.CONFIGS} asks for the model by the name {answers.generator}, as `srr export lm-eval` does: "
+        f"vllm serve FOLDER --served-model-name {answers.generator} (`srr models` prints the folder)"
+    )
     compared = f" --reference_outputs {output / alpaca_eval.REFERENCE_OUTPUTS}" if other else ""
     typer.echo(f"next: alpaca_eval evaluate --model_outputs {output / alpaca_eval.MODEL_OUTPUTS}{compared}")
 

@@ -135,7 +135,7 @@ class EvaluateParameters(ApiModel):
 
 class CompareParameters(ApiModel):
     """Compare (parents: prepare, answers = this model's Evaluate; previous, initial, baseline = the opponents' Evaluates,
-    each only where it is another one; judged by the server `referee`, the endpoint, or by `policy`)."""
+    the same one twice where M1 is the previous model; judged by the server `referee`, the endpoint, or by `policy`)."""
 
     kind: Literal["Compare"] = "Compare"
     head_to_head: HeadToHeadSpec

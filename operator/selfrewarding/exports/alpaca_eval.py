@@ -38,14 +38,15 @@ def outputs(answers: ModelAnswers) -> list[dict[str, Any]]:
 
 def model_config(answers: ModelAnswers) -> dict[str, Any]:
     """The content of `models_configs/<generator>/configs.yaml`: the model behind an OpenAI-compatible server, asked as
-    Evaluate asked it."""
+    Evaluate asked it. The name is the one that `srr export lm-eval` asks for too: that of the run's own server, which
+    `sampling` has, went with it."""
     sampling = answers.sampling
     return {
         answers.generator: {
             "prompt_template": f"{answers.generator}/prompt.txt",
             "fn_completions": "openai_completions",
             "completions_kwargs": {
-                "model_name": sampling.get("model", answers.generator),
+                "model_name": answers.generator,
                 "requires_chatml": True,
                 "max_tokens": sampling.get("maxTokens", 1024),
                 "temperature": sampling.get("temperature", 0.7),

@@ -69,6 +69,9 @@ class IterationRow:
     win_rate: float | None = None
     """Against the model before."""
     win_interval: Interval | None = None
+    initial_win_rate: float | None = None
+    """Against M1, where that is not the model before."""
+    initial_win_interval: Interval | None = None
     baseline_win_rate: float | None = None
     """Against the baseline: M1 has no other opponent."""
     baseline_win_interval: Interval | None = None
@@ -135,7 +138,7 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
     from rich.table import Table
 
     table = Table(title="What each iteration made", title_justify="left", pad_edge=False)
-    compared = any(row.win_rate is not None or row.baseline_win_rate is not None for row in rows)
+    compared = any(_wins(row) for row in rows)
     wins = ["Win rate"] if compared else []
     for name in (
         "Model",
@@ -158,7 +161,7 @@ def iterations_table(rows: Sequence[IterationRow]) -> "Table":
             _number(row.pairs)
             + _reasons("without", {**({"ties": row.ties} if row.ties else {}), **row.unpaired}),
             _accuracy(row),
-            *([_wins(row)] if compared else []),
+            *([_wins(row) or "–"] if compared else []),
             "–" if row.loss is None else f"{row.loss:.4f}",
             "–" if row.reward_margin is None else f"{row.reward_margin:+.4f}",
         )
@@ -213,6 +216,9 @@ def _take(row: IterationRow, kind: StageKind, result: StageResult) -> None:
         case StageKind.COMPARE:
             intervals = intervals_of(result)
             row.win_rate, row.win_interval = metrics.get("winRate"), intervals.get("winRate")
+            if result.parents.get("initial") != result.parents.get("previous"):
+                row.initial_win_rate = metrics.get("winRateInitial")
+                row.initial_win_interval = intervals.get("winRateInitial")
             row.baseline_win_rate = metrics.get("winRateBaseline")
             row.baseline_win_interval = intervals.get("winRateBaseline")
         case _:
@@ -257,9 +263,11 @@ def _accuracy(row: IterationRow) -> str:
 
 def _wins(row: IterationRow) -> str:
     told = [_rate(row.win_rate, row.win_interval)] if row.win_rate is not None else []
+    if row.initial_win_rate is not None:
+        told.append(f"M1: {_rate(row.initial_win_rate, row.initial_win_interval)}")
     if row.baseline_win_rate is not None:
         told.append(f"Baseline: {_rate(row.baseline_win_rate, row.baseline_win_interval)}")
-    return "\n".join(told) or "–"
+    return "\n".join(told)
 
 
 def _rate(rate: float, interval: Interval | None) -> str:

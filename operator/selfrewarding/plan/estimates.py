@@ -118,7 +118,8 @@ def generated_tokens(stage: Stage, counts: Mapping[str, int]) -> int:
         case SelectParameters(head_to_head=compared, folders=folders):
             return (len(folders) - 1) * _verdicts(compared, counts) * compared.max_tokens
         case CompareParameters(head_to_head=compared):
-            opponents = len(stage.parents.keys() & {"previous", "initial", "baseline"})
+            roles = stage.parents.keys() & {"previous", "initial", "baseline"}
+            opponents = len({stage.parents[role].key for role in roles})  # M1 may have two roles
             return opponents * _verdicts(compared, counts) * compared.max_tokens
         case _:
             return 0

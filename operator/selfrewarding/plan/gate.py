@@ -14,6 +14,7 @@ from selfrewarding.api.run import Metrics
 Outcome = Literal["Promoted", "Held", "Stopped", "RolledBack"]
 
 _OUTCOMES: dict[str, Outcome] = {"Hold": "Held", "Stop": "Stopped", "RollBack": "RolledBack"}
+_BEFORE = "the model before it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,10 @@ class Measured:
     """The model is compared with another one."""
     base: str | None = None
     """Name of the model that this one was made from, if the run made it."""
+    base_iteration: int = 1
+    """Of that model."""
+    base_compared: bool = True
+    """That model is compared with another one."""
     last: bool = False
     """No iteration comes after this one: the run ends, whatever the gate says."""
 
@@ -50,7 +55,7 @@ def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
     if measured.approved:
         return GateDecision(outcome="Promoted", message="Approved by a person.")
     for rule in gate.rules:
-        if measured.iteration == 1 and _comes_later(rule, measured):
+        if measured.iteration == 1 and _comes_later(rule, measured.metrics, measured.compared):
             continue
         why = broken(rule, measured)
         if why is not None:
@@ -60,12 +65,12 @@ def pass_gate(gate: GateSpec, measured: Measured) -> GateDecision:
     return GateDecision(outcome="Promoted")
 
 
-def _comes_later(rule: GateRule, measured: Measured) -> bool:
+def _comes_later(rule: GateRule, metrics: Metrics, compared: bool) -> bool:
     """Whether there is nothing to check of M1 yet: it comes before the first round, may have no baseline to beat, and with
     EFT rows of one's own and no held-out ones nobody has judged anything."""
-    if rule.metric in HEAD_TO_HEAD_METRICS and not measured.compared:
+    if rule.metric in HEAD_TO_HEAD_METRICS and not compared:
         return True
-    unjudged = rule.metric == "validRate" and measured.metrics.valid_rate is None
+    unjudged = rule.metric == "validRate" and metrics.valid_rate is None
     return rule.metric in ROUND_METRICS or unjudged
 
 
@@ -82,9 +87,18 @@ def broken(rule: GateRule, measured: Measured) -> GateDecision | str | None:
         return f'"{rule.metric}" of {measured.name} is {value:.4g}, below the minimum of {rule.minimum:.4g}'
     if rule.maximum is not None and value > rule.maximum:
         return f'"{rule.metric}" of {measured.name} is {value:.4g}, above the maximum of {rule.maximum:.4g}'
-    before = _metric(measured.previous, rule.metric) if measured.previous is not None else None
-    if before is None:
+    if measured.previous is None or (rule.max_drop is None and rule.max_rise is None):
         return None
+    before = _metric(measured.previous, rule.metric)
+    if before is None:
+        if measured.base_iteration == 1 and _comes_later(rule, measured.previous, measured.base_compared):
+            return None
+        return GateDecision(
+            outcome="Held",
+            message=f'Metric "{rule.metric}" of {measured.base or _BEFORE} was not measured, so nobody knows by how much '
+            f"that of {measured.name} ({value:.4g}) has changed: remove maxDrop and maxRise from its rule, or "
+            f"{_how_to_approve(measured)}",
+        )
     for how, change, most in (
         ("fell", before - value, rule.max_drop),
         ("rose", value - before, rule.max_rise),
@@ -107,7 +121,7 @@ def _carry_out(rule: GateRule, why: str, gate: GateSpec, measured: Measured) -> 
             message=f"{why}. The run has rolled back {measured.roll_backs} times, and gate.maxRollBacks is "
             f"{gate.max_roll_backs}: it ends with the models so far.",
         )
-    base = measured.base or "the model before it"
+    base = measured.base or _BEFORE
     ending = {
         "Hold": f". Change the spec, or {_how_to_approve(measured)}",
         "Stop": ". The run ends with the models so far.",

@@ -80,7 +80,8 @@ class Measuring:
     def _compare(
         self, number: int, trained: Stage, opponents: Mapping[Opponent, Stage | None], evaluate: Stage
     ) -> list[Stage]:
-        """The model against earlier ones, each of them once."""
+        """The model against earlier ones. M1 may be the previous one too: it has both roles then, and Compare, which asks
+        about it once, tells both numbers."""
         compared = self.compared
         if compared is None:
             return []
@@ -89,9 +90,7 @@ class Measuring:
             opponent = opponents.get(name)
             if name not in compared.against or opponent is None or opponent is trained:
                 continue
-            answers = self._evaluates[opponent.key]
-            if answers not in parents.values():
-                parents[role] = answers
+            parents[role] = self._evaluates[opponent.key]
         if not parents:
             return []
         return [

@@ -46,7 +46,8 @@ def record_models(view: View) -> View:
             model = _through_gate(view, iteration, model, models, roll_backs)
         models.append(model)
         roll_backs += model.gate == "RolledBack"
-        at_gate = at_gate and model.gate in ("Promoted", "RolledBack")
+        # One that is measured again is no measure for those made from it until that is done.
+        at_gate = at_gate and measured and model.gate in ("Promoted", "RolledBack")
         # Written at once: where the next iteration starts from depends on it.
         view = view.having(models=models + _later(view, models))
     return view.having(models=models)
@@ -115,9 +116,17 @@ def _through_gate(
             previous=previous,
             roll_backs=roll_backs,
             base=model_name(iteration.base) if iteration.base else None,
+            base_iteration=iteration.base.iteration if iteration.base else 1,
+            base_compared=_is_compared(
+                next((one for one in view.graph.iterations if one.trained == iteration.base), None)
+            ),
             last=iteration.number == len(view.graph.iterations),
             approved=approves(view.run.metadata.annotations, model),
-            compared=any(stage.kind is StageKind.COMPARE for stage in iteration.stages),
+            compared=_is_compared(iteration),
         ),
     )
     return model.model_copy(update={"gate": decision.outcome, "gate_message": decision.message})
+
+
+def _is_compared(iteration: Iteration | None) -> bool:
+    return iteration is not None and any(stage.kind is StageKind.COMPARE for stage in iteration.stages)

@@ -64,6 +64,8 @@ def comparisons(result: StageResult, document: Mapping[str, Any]) -> tuple[Compa
         return tuple(found)
     # Without its file the result itself still has the numbers.
     summary = {"previous": "winRate", "initial": "winRateInitial", "baseline": "winRateBaseline"}
+    if result.parents.get("initial") == result.parents.get("previous"):
+        del summary["initial"]  # M1 is the previous model: one comparison, as in the file
     intervals = intervals_of(result)
     return tuple(
         Comparison(

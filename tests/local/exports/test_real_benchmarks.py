@@ -112,7 +112,7 @@ def test_alpaca_eval_asks_a_model_by_its_exported_configuration(
     assert len(asked) == PROMPTS
     assert "heard: Question 3.0: what is 3 plus 0?" in printed
     for body in asked:
-        assert (body["model"], body["max_tokens"]) == ("m2-0123456789abcdef", 256)
+        assert (body["model"], body["max_tokens"]) == ("demo-M2", 256)
         assert (body["temperature"], body["top_p"]) == (0.7, 0.9)
         assert [message["role"] for message in body["messages"]] == ["user"]
 

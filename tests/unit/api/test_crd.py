@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from selfrewarding.api.crd import crd_yaml, custom_resource_definition
+from selfrewarding.contract.result import MAX_SUMMARY_BYTES
 
 CRD = custom_resource_definition()
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -74,6 +75,11 @@ def test_cross_field_rules_are_cel() -> None:
     ]
     assert len(rules) == len(set(rules)) >= 16
     assert (".spec.artifacts", "self.uri == oldSelf.uri") in rules
+
+
+def test_the_text_of_a_summary_names_the_limit_that_holds() -> None:
+    described = SCHEMA["properties"]["status"]["properties"]["results"]["additionalProperties"]["description"]
+    assert f"at most {MAX_SUMMARY_BYTES} bytes" in described
 
 
 def test_conditions_are_a_map_by_type() -> None:

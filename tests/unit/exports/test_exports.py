@@ -45,7 +45,7 @@ def test_outputs_of_alpaca_eval(run: FinishedRun, results: RunResults) -> None:
         }
     config = alpaca_eval.model_config(answers)["demo-M2"]
     assert config["completions_kwargs"] == {
-        "model_name": "m2-0123456789abcdef",
+        "model_name": "demo-M2",
         "requires_chatml": True,
         "max_tokens": 256,
         "temperature": 0.7,
@@ -109,6 +109,10 @@ def test_the_commands_write_files_and_say_what_is_next(run: FinishedRun, tmp_pat
     assert f"--reference_outputs {tmp_path}/a/reference_outputs.json" in result.output
     config = yaml.safe_load((tmp_path / "a/models_configs/demo-M2/configs.yaml").read_text())
     assert (tmp_path / "a/models_configs" / config["demo-M2"]["prompt_template"]).is_file()
+    assert (
+        f"vllm serve FOLDER --served-model-name {config['demo-M2']['completions_kwargs']['model_name']} "
+        in result.output
+    )
     result = srr(run, "mt-bench", "--set", "mt-bench", "-o", str(tmp_path / "m"))
     assert result.exit_code == 0, result.output
     assert (tmp_path / "m/data/mt_bench/question.jsonl").is_file()

@@ -67,3 +67,14 @@ def test_the_win_rate_against_the_baseline_stands_in_the_table():
     row.win_rate = 0.55
     assert "55.0%" in table([row])
     assert "Baseline: 58.0%" in table([row])
+
+
+def test_the_win_rate_against_m1_stands_in_the_table_where_m1_is_not_the_model_before():
+    told = {"winRate": 0.55, "winRateInitial": 0.61}, {"initial": {"win_rate": [52.0, 70.0]}}
+    (compared,) = finished([BASELINE, M1, told])[2:]
+    for previous, shown in (("m2", True), ("m1", False), (None, True)):
+        parents = {"answers": "m3", "initial": "m1"} | ({"previous": previous} if previous else {})
+        again = Finished(compared.stage, compared.result.model_copy(update={"parents": parents}))
+        (row,) = results_report.iteration_rows([again])
+        assert ("M1: 61.0%" in table([row])) is shown
+        assert ("52.0% to 70.0%" in table([row])) is shown

@@ -176,3 +176,15 @@ def test_answers_to_evaluation_prompts_and_comparisons_are_counted() -> None:
         StageKind.EVALUATE, evaluation={"answers": answers, "prompts": sets, "headToHead": {"set": "chat"}}
     )
     assert generated_tokens(own, COUNTS | {"evaluationTurns": 40}) == judged + 40 * 100
+
+
+def test_one_opponent_with_two_roles_is_counted_once() -> None:
+    spec = make_spec({"iterations": 3, "evaluation": {"headToHead": {"prompts": 6, "maxTokens": 50}}})
+    stages = [one for one in outline(spec, contract=1).stages if one.kind is StageKind.COMPARE]
+    both_orders = 2 * 6 * 50
+    # M1: the baseline. M2: M1, which is the previous model too, and the baseline. M3: M2, M1 and the baseline.
+    assert [generated_tokens(one, COUNTS) for one in stages] == [
+        both_orders,
+        2 * both_orders,
+        3 * both_orders,
+    ]

@@ -64,6 +64,14 @@ def decision(gate: dict[str, Any], **changes: Any) -> Any:
             id="M1 may be compared with the baseline",
         ),
         pytest.param(
+            {"rules": [{"metric": "winRateInitial", "minimum": 0.5}]}, {"iteration": 1}, "Promoted",
+            id="M1 is not compared with itself",
+        ),
+        pytest.param(
+            {"rules": [{"metric": "winRateInitial", "minimum": 0.5, "action": "RollBack"}]},
+            {"metrics": Metrics(win_rate_initial=0.4)}, "RolledBack", id="a model that M1 beats",
+        ),
+        pytest.param(
             {"rules": [{"metric": "positionBias", "maximum": 0.6}]}, {"iteration": 1, "compared": False}, "Promoted",
             id="M1 has nothing to be compared with where the run makes no baseline",
         ),
@@ -90,6 +98,24 @@ def test_a_first_model_that_nothing_is_compared_with_passes_rules_over_compariso
         gate={"rules": [{"metric": "positionBias", "maximum": 0.6}]},
     )
     assert [(model.name, model.gate) for model in cluster.status.models] == [("M1", "Promoted")]
+
+
+def test_the_win_rate_against_m1_stands_in_status_and_decides() -> None:
+    rules = [{"metric": "winRateInitial", "minimum": 0.5, "action": "Stop"}]
+    cluster = cluster_at(
+        StageKind.COMPARE,
+        2,
+        evaluation={"headToHead": {"against": ["Previous", "M1"]}},
+        gate={"rules": rules},
+    )
+    assert [model.gate for model in cluster.status.models if model.name == "M1"] == ["Promoted"]
+    cluster.succeed(cluster.job(StageKind.COMPARE), metrics={"winRate": 0.4, "winRateInitial": 0.4})
+    cluster.settle()
+    model = cluster.status.models[-1]
+    assert (model.name, model.metrics.win_rate_initial, model.gate) == ("M2", 0.4, "Stopped")
+    assert model.gate_message == (
+        '"winRateInitial" of M2 is 0.4, below the minimum of 0.5. The run ends with the models so far.'
+    )
 
 
 def test_a_held_model_says_how_to_go_on() -> None:
@@ -167,7 +193,15 @@ OWN_EXAMPLES = {
         ("winRate", {}, "set evaluation.headToHead, or remove the rule"),
         ("positionBias", {}, "set evaluation.headToHead"),
         ("winRate", {"evaluation": {"headToHead": {"against": ["M1"]}}}, "add Previous"),
+        ("winRateInitial", {}, "set evaluation.headToHead"),
+        ("winRateInitial", {"evaluation": {"headToHead": {"against": ["Previous", "Baseline"]}}}, "add M1"),
+        ("winRateInitial", {"iterations": 1, "evaluation": {"headToHead": {}}}, "raise iterations"),
         ("winRateBaseline", {"evaluation": {"headToHead": {"against": ["Previous"]}}}, "add Baseline"),
+        (
+            "fiveBest",
+            {"judge": {"format": "Structured", "scoring": "Expected"}},
+            "use pairwiseAccuracy, or set judge.scoring Sampled, or remove the rule",
+        ),
         (
             "winRateBaseline",
             {"evaluation": {"headToHead": {}}, "judge": {"modelUri": "s3://m/judge"}},
@@ -203,7 +237,10 @@ def test_a_rule_over_what_is_never_measured_is_refused(
     ("metric", "spec"),
     [
         ("winRate", {"evaluation": {"headToHead": {}}}),
+        ("winRateInitial", {"evaluation": {"headToHead": {"against": ["M1"]}}}),
         ("winRateBaseline", {"evaluation": {"headToHead": {}}}),
+        ("fiveBest", {"judge": {"format": "Structured", "scoring": "Sampled"}}),
+        ("pairwiseAccuracy", {"judge": {"format": "Structured", "scoring": "Expected"}}),
         ("spearman", {}),
         (
             "spearman",
@@ -257,5 +294,5 @@ def test_shares_and_correlations_are_told_apart_from_other_metrics_by_their_text
         for name, text in texts.items()
         if re.match("Share|Spearman|Kendall|Correlation|Distinct|Mean ROUGE", text)
     }
-    same = {"fiveBest", "winRateBaseline", "winRateLengthControlled"}
+    same = {"fiveBest", "winRateInitial", "winRateBaseline", "winRateLengthControlled"}
     assert said | same == set(AT_MOST_ONE)

@@ -296,8 +296,8 @@ def test_each_model_is_compared_once_with_each_earlier_one_that_is_asked_for() -
     of_m1, of_m2 = "Evaluate1 of SupervisedFineTune", "Evaluate2 of PreferenceOptimize"
     baseline = "Evaluate1 of TrainBaseline"
     assert roles(find(graph, StageKind.COMPARE, 1)) == {"answers": of_m1, "baseline": baseline}
-    # M1 is the previous model and the first: one comparison.
-    second = {"answers": of_m2, "previous": of_m1, "baseline": baseline}
+    # M1 is the previous model and the first: one comparison that counts as both (test_compare).
+    second = {"answers": of_m2, "previous": of_m1, "initial": of_m1, "baseline": baseline}
     assert roles(find(graph, StageKind.COMPARE, 2)) == second
     third = {
         "answers": "Evaluate3 of PreferenceOptimize",
@@ -330,8 +330,14 @@ def test_after_a_roll_back_a_model_is_compared_with_the_one_it_was_made_from() -
     second = next(one for one in graph.iterations if one.number == 2)
     rolled_back = graph_of(COMPARED, gates={second.trained.key: "RolledBack"})
     third = find(rolled_back, StageKind.COMPARE, 3)
-    assert roles(third)["previous"] == "Evaluate1 of SupervisedFineTune"
-    assert "initial" not in third.parents
+    assert roles(third)["previous"] == roles(third)["initial"] == "Evaluate1 of SupervisedFineTune"
+
+
+def test_a_model_made_from_m1_is_compared_with_m1_only_where_that_is_asked_for() -> None:
+    graph = graph_of({"evaluation": {"headToHead": {"against": ["Previous"]}}})
+    assert "initial" not in find(graph, StageKind.COMPARE, 2).parents
+    graph = graph_of({"evaluation": {"headToHead": {"against": ["M1"]}}})
+    assert "previous" not in find(graph, StageKind.COMPARE, 2).parents
 
 
 @pytest.mark.parametrize(

@@ -250,12 +250,60 @@ def test_other_sampling_or_another_model_asks_again(
     wider = another(config, name="wider", answers=AnswersSpec(top_p=1))
     served = config.servers["policy"]
     newer = another(config, name="newer").model_copy(
-        update={"servers": {"policy": served.model_copy(update={"max_model_len": 4096})}}
+        update={"servers": {"policy": served.model_copy(update={"name": "m2-0123456789abcdef"})}}
     )
     for number, one in enumerate((cooler, wider, newer)):
         server.requests.clear()
+        server.model = one.servers["policy"].name
         place.run(evaluate.main, one, f"pod-{number}")
         assert server.count("answer") == 3
+
+
+def served_with(config: StageConfig, length: int) -> StageConfig:
+    """The same stage under another key, asking a server with another longest sequence."""
+    policy = config.servers["policy"].model_copy(update={"max_model_len": length})
+    return another(config, name=f"served-{length}").model_copy(update={"servers": {"policy": policy}})
+
+
+def test_a_longer_server_is_asked_again_only_where_the_other_left_too_little_room(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    """As when a set of longer conversations is added to the spec."""
+    rows = [
+        *BENCH,
+        {"key": "k9", "set": "bench", "id": "9", "turns": ["many words " * 40]},
+        {"key": "k8", "set": "bench", "id": "10", "turns": ["no room " * 80]},
+    ]
+    how = AnswersSpec(max_tokens=64)
+    config = place.config(
+        EvaluateParameters(
+            judge=JudgeSpec(), evaluation=EvaluationSpec(bootstrap=100, prompts=SETS, answers=how)
+        ),
+        prepare=place.prepare(tokenizer=tokenizer_folder, evaluation_prompts=rows),
+    )
+    place.run(evaluate.main, served_with(config, 2048), "measure")
+    tokens = {
+        name: next(len(one.body["prompt"]) for one in server.requests if words in one.prompt)
+        for name, words in {"cut": "many words", "none": "no room", "second": "Now shorter."}.items()
+    }
+    tight, wide = tokens["cut"] + 40, tokens["none"] + 64
+    assert tokens["second"] + 64 <= tight < tokens["none"]
+
+    fresh = config.model_copy(update={"seed": config.seed + 1})
+    first = place.run(evaluate.main, served_with(fresh, tight), "tight")
+    server.requests.clear()
+    second = place.run(evaluate.main, served_with(fresh, wide), "wide")
+    assert log_of(second) == log_of(first)
+    assert all(any(words in one.prompt for one in server.requests) for words in ("many words", "no room"))
+    assert [one.body["max_tokens"] for one in server.requests] == [64, 64]
+    before, after = ({row["key"]: row for row in answers_of(place, one)} for one in (first, second))
+    assert [before[key] == after[key] for key in ("k1", "k2", "k9", "k8")] == [True, True, False, False]
+    assert before["k8"]["answers"][0]["finishReason"] == NO_ROOM != after["k8"]["answers"][0]["finishReason"]
+    server.requests.clear()
+    place.uncommit(served_with(fresh, tight))
+    again = place.run(evaluate.main, served_with(fresh, tight), "tight-again")
+    assert server.requests == []
+    assert again.files[ANSWERS].sha256 == first.files[ANSWERS].sha256
 
 
 def test_a_prompt_with_its_own_temperature_is_answered_with_that(

@@ -36,8 +36,7 @@ def test_both_orders_are_asked_and_a_consistent_judge_decides(
 ) -> None:
     server.reply = prefers(NEW)
     result = compared(place, configure(place, tokenizer_folder))
-    assert result.metrics["winRate"] == 1
-    assert result.metrics["positionBias"] == 0
+    assert result.metrics == {"winRate": 1, "positionBias": 0}, "M1 as such is not asked for"
     assert result.counts["comparisons"] == result.counts["judged"] == 6
     assert result.counts["verdicts"] == 12
     orders = sorted((one.prompt.partition("Question ")[2][:1], *shown(one)) for one in server.requests)
@@ -151,6 +150,20 @@ def test_every_opponent_has_numbers_and_the_summary_those_of_previous_and_baseli
     assert result.counts["comparisons"] == 18
     keys = [row["key"].rpartition("/")[2] for row in rows_of(place, result)]
     assert keys == sorted(keys), "prompt by prompt, so that a budget ends evenly"
+
+
+def test_m1_as_the_previous_model_is_asked_about_once_and_both_numbers_are_told(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    server.reply = prefers(NEW)
+    first = answered(place, OLD)
+    config = configure(place, tokenizer_folder, answers=answered(place, NEW), previous=first, initial=first)
+    result = compared(place, config)
+    assert len(server.requests) == 12
+    assert (result.counts["comparisons"], len(rows_of(place, result))) == (6, 6)
+    assert (result.metrics["winRate"], result.metrics["winRateInitial"]) == (1, 1)
+    assert intervals_of(result)["winRateInitial"] == intervals_of(result)["winRate"] == (1, 1)
+    assert set(metrics_of(place, result)["opponents"]) == {"previous"}, "no comparison is shown twice"
 
 
 def test_the_first_model_has_only_the_baseline_to_beat(

@@ -102,6 +102,25 @@ def test_an_endpoint_that_refuses_everything_is_a_bad_configuration_and_stores_n
     assert log_rows(place) == {}
 
 
+def test_too_few_refusals_to_blame_the_endpoint_are_not_kept_for_later_stages(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path, referee_key: str
+) -> None:
+    """One prompt is asked about twice: nobody can tell whether its text or the configuration is at fault."""
+    server.reply = prefers(NEW)
+    server.fail_next(*[Fault(status=400)] * 2)
+    config = configure(
+        place, tokenizer_folder, spec=foreign(server, concurrency=1), servers=(),
+        answers=answered(place, NEW, prompts=1), previous=answered(place, OLD, prompts=1),
+    )  # fmt: skip
+    first = compared(place, config)
+    assert first.report["invalid"] == {"refused": 2}
+    assert (first.counts["judged"], first.counts["unjudged"]) == (0, 1)
+    assert log_rows(place) == {}
+    second = compared(place, config.model_copy(update={"key": "e" * 64}), "later")
+    assert (second.report["verdicts"], second.report["invalid"]) == (first.report["verdicts"], {})
+    assert second.metrics["winRate"] == 1
+
+
 def test_an_endpoint_that_has_answered_before_may_refuse_all_that_is_left(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path, referee_key: str
 ) -> None:

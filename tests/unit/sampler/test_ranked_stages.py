@@ -129,7 +129,8 @@ def test_structured_judgements_become_examples_with_a_score_line(
     place: Workplace, server: ScriptedServer, tokenizer_folder: Path, scoring: Any
 ) -> None:
     judge = JudgeSpec(format="Structured", scoring=scoring)
-    result = place.run(build_evaluations.main, building(place, tokenizer_folder, judge=judge))
+    # Scores are drawn: one prompt in six agrees with people.
+    result = place.run(build_evaluations.main, building(place, tokenizer_folder, judge=judge, prompts=40))
     examples = place.rows(result, "evaluations.jsonl")
     assert examples
     for row in examples:
@@ -255,6 +256,45 @@ def test_held_out_rows_are_judged_again_only_if_they_are_judged_otherwise(
     assert (second.report["log"] != first.report["log"]) == asks
     if not asks:
         assert second.files["judgements.jsonl"].sha256 == first.files["judgements.jsonl"].sha256
+
+
+def test_a_longer_server_judges_again_only_where_the_other_left_too_little_room(
+    place: Workplace, server: ScriptedServer, tokenizer_folder: Path
+) -> None:
+    """As when comparisons, or a set of longer conversations, are added to the spec."""
+    rows = ranked("h", 4)
+    rows[1]["responses"][2]["text"] = "worst " * 60
+    rows[3]["prompt"][0]["content"] = "Question h3? " * 60
+    judge = JudgeSpec(retries=0, max_tokens=64)
+
+    def served_with(length: int, *, seed: int) -> StageConfig:
+        place.max_model_len, place.seed = length, seed
+        return place.config(
+            EvaluateParameters(judge=judge, evaluation=EvaluationSpec(samples=2, bootstrap=100)),
+            name=f"served-{length}-{seed}",
+            prepare=place.prepare(tokenizer=tokenizer_folder, held_out=rows),
+        )
+
+    place.run(evaluate.main, served_with(8192, seed=1), "measure")
+    long = [len(one.body["prompt"]) for one in server.requests if "worst worst" in one.prompt]
+    assert len(long) == 1
+    tight = long[0] + 40
+    first = place.run(evaluate.main, served_with(tight, seed=2), "tight")
+    assert first.counts["tooLong"] == 3 * 2, "the prompt that alone is longer than the server takes"
+    server.requests.clear()
+    second = place.run(evaluate.main, served_with(8192, seed=2), "wide")
+    assert second.report["log"] == first.report["log"]
+    assert len(server.requests) == 6
+    assert all("h1?" in one.prompt or "h3?" in one.prompt for one in server.requests)
+    assert "tooLong" not in second.counts
+    kept, judged = place.rows(first, "judgements.jsonl"), place.rows(second, "judgements.jsonl")
+    assert [row["key"] for row in judged] == [row["key"] for row in rows]
+    assert [one == other for one, other in zip(kept, judged, strict=True)] == [True, False, True, False]
+    place.uncommit(served_with(tight, seed=2))
+    server.requests.clear()
+    again = place.run(evaluate.main, served_with(tight, seed=2), "tight-again")
+    assert server.requests == []
+    assert again.files["judgements.jsonl"].sha256 == first.files["judgements.jsonl"].sha256
 
 
 def test_one_more_held_out_prompt_is_judged_alone(
