@@ -143,14 +143,17 @@ class CandidateCallback(TrainerCallback):
         if number is None or self._candidates.has(number):
             return control
         began = time.monotonic()
-        # A killed attempt of this pod may have left a part.
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # The folder is the first rank's: the others of its pod come and go while it saves and uploads.
+        first = state.is_world_process_zero
+        if first:  # a killed attempt of this pod may have left a part
+            shutil.rmtree(self._folder, ignore_errors=True)
         with keep_deepspeed(args):
             self._save(self._folder)
-        if state.is_world_process_zero:
+        if first:
             (self._folder / _CARD).write_text(self._card(state.global_step), encoding="utf-8")
             make_readable(self._folder)
         self._candidates.upload(number, self._folder)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if first:
+            shutil.rmtree(self._folder, ignore_errors=True)
         self.seconds += time.monotonic() - began
         return control

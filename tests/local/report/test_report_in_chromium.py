@@ -75,7 +75,7 @@ def test_charts_are_readable_on_a_phone(opened):
         "[...document.querySelectorAll('.chart svg text')].map(one => one.getBoundingClientRect().height)"
     )
     assert heights
-    assert min(heights) >= 7
+    assert round(min(heights), 2) >= 7  # the browser has its heights in 64ths of a pixel
 
 
 def test_dark_mode_changes_page_and_charts(opened):

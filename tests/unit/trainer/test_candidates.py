@@ -137,3 +137,18 @@ def test_each_candidate_is_saved_once_at_its_step(store: ArtifactStore, tmp_path
     assert files["candidates/1/README.md"].path == "attempts/pod-1/candidates/1/README.md"
     assert files["candidates/2/README.md"].path == "attempts/pod-2/candidates/2/README.md"
     assert not (tmp_path / "way").exists(), "the disk is free again"
+
+
+def test_other_ranks_of_a_pod_leave_the_folder_to_the_first(store: ArtifactStore, tmp_path: Path) -> None:
+    """They are done with a candidate while the first still uploads it, and may come to the next one after it."""
+    way, seen = folder(tmp_path), []
+    second = CandidateCallback(
+        candidates(store), [1], lambda where: seen.append(sorted(where.iterdir())), folder=way, card=str
+    )
+    second._candidates.upload = lambda number, where: None  # type: ignore[method-assign]
+    state: Any = SimpleNamespace(global_step=1, is_world_process_zero=False)
+    arguments: Any = SimpleNamespace(hf_deepspeed_config=None)
+    second.on_step_end(arguments, state, TrainerControl())
+    files = [way / "config.json", way / "model.safetensors"]
+    assert seen == [files]
+    assert sorted(way.iterdir()) == files
