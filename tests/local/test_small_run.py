@@ -173,6 +173,15 @@ def test_win_rates_stand_in_the_status(finished: dict[str, Any], artifacts: Path
         assert m2["metrics"][name] == pytest.approx(compared.metrics[name])
 
 
+def test_the_end_names_the_report_of_all_iterations(finished: dict[str, Any], artifacts: Path) -> None:
+    told = [line for line in finished["log"].splitlines() if line.startswith("Report: ")]
+    page = Path(told[-1].removeprefix("Report: "))
+    assert page.is_relative_to(artifacts)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "2 of 2 iterations" in text
+
+
 def test_no_process_is_left_over(finished: dict[str, Any], artifacts: Path) -> None:
     assert pods_of(artifacts) == []
 

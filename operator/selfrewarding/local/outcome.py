@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from selfrewarding.api import labels
 from selfrewarding.api.conditions import ConditionType, get_condition, is_true
 from selfrewarding.api.run import SelfRewardingRun
+from selfrewarding.contract.artifacts import REPORT, run_prefix
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.local import results_report
 from selfrewarding.local.display import clock, last_lines
@@ -111,8 +112,11 @@ def tell(outcome: Outcome, console: "Console", command: str) -> None:
     for model, folder in models:
         gate = f" ({model.gate})" if model.gate else ""
         _say(console, f"{model.name}{gate}: {folder or model.uri}")
-    where = outcome.store
-    _say(console, f"Artifacts: {where.root if isinstance(where, FolderStore) else where.uri}")
+    where = str(outcome.store.root if isinstance(outcome.store, FolderStore) else outcome.store.uri)
+    page = f"{run_prefix(outcome.run.metadata.namespace or 'default', outcome.run.metadata.name)}/{REPORT}"
+    if outcome.store.stat(page) is not None:
+        _say(console, f"Report: {where}/{page}")
+    _say(console, f"Artifacts: {where}")
     _say(console, f"Logs: {outcome.state.logs}")
     _tell_ending(outcome, console, command)
 
