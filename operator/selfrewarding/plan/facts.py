@@ -92,13 +92,14 @@ def _pin_versions(view: View) -> View:
 def _heed_edit(view: View) -> View:
     """A person changed the spec: failures so far no longer count, since how a stage is run may be the remedy. What has
     not come to run is made anew: objects are never changed, and it may be the old image or account that holds it up.
+    A run that is suspended loses all objects, and gets new ones in the same attempts (survival rule 9).
 
     After this pass's failures are recorded: they, too, are those of attempts that knew the old spec."""
     seen, generation = view.status.observed_generation, view.run.metadata.generation
     if seen is None or seen == generation:
         return view
     attempts = {
-        unit: made_anew(entry) if _is_stuck(view, unit, entry) else forgiven(entry)
+        unit: made_anew(entry) if not view.spec.suspend and _is_stuck(view, unit, entry) else forgiven(entry)
         for unit, entry in view.status.attempts.items()
     }
     return view if attempts == view.status.attempts else view.having(attempts=attempts)

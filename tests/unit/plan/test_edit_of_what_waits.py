@@ -82,3 +82,21 @@ def test_what_runs_or_is_about_to_is_left_alone_by_an_edit(change: Callable[[Pod
     cluster.edit(IMAGE)
     cluster.settle()
     assert only_job(cluster) is before
+
+
+def test_survival_rule_09_suspending_what_has_not_come_to_run_counts_no_attempt() -> None:
+    cluster = cluster_at(StageKind.TRAIN_BASELINE, **GPU)
+    before = only_job(cluster)
+    before.child = replace(before.child, phase=Phase.PENDING)
+    change_pods(cluster, without_node)
+    cluster.settle()
+    for suspend in (True, False):
+        cluster.edit({"suspend": suspend})
+        cluster.settle()
+        cluster.later(61)
+        cluster.settle()
+    assert before not in cluster.owned.values()
+    assert before.child.key is not None
+    assert cluster.status.attempts[before.child.key].attempt == 1
+    cluster.finish_everything()
+    assert cluster.condition("Succeeded")[0] == "True"
