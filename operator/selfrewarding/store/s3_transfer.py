@@ -18,7 +18,6 @@ import hashlib
 import os
 import threading
 import urllib.request
-from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +48,6 @@ _DOWNLOAD_ATTEMPTS = 6
 _BUFFERED_BYTES = min(512, max(256, 64 * (os.cpu_count() or 1))) * MIB
 """What awscrt may hold in memory; its default is gigabytes. A pod that fetches a model has two in all, a trainer's are
 full of its model, and only machines with many cores have networks that need many parts at once."""
-
-_FRESH_BYTES = 4 * PART_BYTES
-"""What of a file may wait in memory to be digested, beside what awscrt holds."""
 
 _RETRIES = 10
 """Of one part, at least: awscrt gives up attempts that are slow beside others, and tries again, so a store that is busy
@@ -211,32 +207,23 @@ class Transfers:
 class Arriving(BaseSubscriber):
     """What a download writes to, from start to end: a file that is digested while it grows.
 
-    It is digested on the caller's thread, beside the ones that write it: digesting it when it is whole would take as long
-    again as a fast network. What has just come is taken from memory; where the digest falls behind, from the page cache.
+    A large file is read back from the page cache on the caller's thread, beside the ones that write it: digesting it
+    when it is whole would take as long again as a fast network.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
         self._size = 0
-        self._fresh: deque[bytes] = deque()
-        """The file's newest bytes that are not digested yet, at most `_FRESH_BYTES` of them."""
-        self._fresh_bytes = 0
         self._over = False
         self._grown = threading.Condition()
 
     def write(self, chunk: bytes) -> None:
         """Take what comes next."""
-        if not chunk:
-            return
         self._file.write(chunk)
         self._file.flush()
         with self._grown:
             self._size += len(chunk)
-            self._fresh.append(chunk)
-            self._fresh_bytes += len(chunk)
-            while self._fresh_bytes > _FRESH_BYTES:
-                self._fresh_bytes -= len(self._fresh.popleft())
             self._grown.notify()
 
     @override
@@ -250,23 +237,13 @@ class Arriving(BaseSubscriber):
         """Wait for the end; returns the digest of what came."""
         sha256, at, window = hashlib.sha256(), 0, memoryview(bytearray(MIB))
         with self._path.open("rb", buffering=0) as file:
-            while after := self._next(at):
-                if isinstance(after, bytes):
-                    sha256.update(after)
-                    at += len(after)
-                else:
-                    got = os.preadv(file.fileno(), [window[:after]], at)
+            while self._more_than(at):
+                while got := file.readinto(window):
                     sha256.update(window[:got])
                     at += got
         return FileDigest(at, sha256.hexdigest())
 
-    def _next(self, at: int) -> bytes | int:
-        """Wait for what comes after the first `at` bytes: itself, or how many to read from the file; 0 at the end."""
+    def _more_than(self, size: int) -> bool:
         with self._grown:
-            self._grown.wait_for(lambda: self._size > at or self._over)
-            behind = self._size - self._fresh_bytes - at
-            if behind or not self._fresh:
-                return min(behind, MIB)
-            chunk = self._fresh.popleft()
-            self._fresh_bytes -= len(chunk)
-            return chunk
+            self._grown.wait_for(lambda: self._size > size or self._over)
+            return self._size > size

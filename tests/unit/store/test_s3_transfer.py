@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSResponse
 from s3transfer.crt import FakeRawResponse
 from tests.support import s3_servers
 
-from selfrewarding.store import Corrupt, Denied, StoreError, Unavailable, open_store, s3_transfer
+from selfrewarding.store import Corrupt, Denied, StoreError, Unavailable, open_store
 from selfrewarding.store.s3 import S3Store
 from selfrewarding.store.s3_errors import Place, translated
 from selfrewarding.store.s3_transfer import PART_BYTES, Arriving, Transfers
@@ -109,23 +109,6 @@ def test_a_file_is_digested_while_it_arrives(tmp_path: Path) -> None:
     whole = b"".join(data)
     assert path.read_bytes() == whole
     assert (digest.size, digest.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
-
-
-@pytest.mark.parametrize("fresh", [0, 250, 1_000, 10_000], ids="at most {} bytes in memory".format)
-def test_what_came_faster_than_it_is_digested_is_read_from_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: int
-) -> None:
-    monkeypatch.setattr(s3_transfer, "_FRESH_BYTES", fresh)
-    sizes = [1, 0, 300, 1_000, 5, 0, 7_000, 2]
-    data = [bytes([n]) * size for n, size in enumerate(sizes)]
-    with (tmp_path / "file").open("wb") as file:
-        arriving = Arriving(tmp_path / "file", file)
-        for chunk in data:
-            arriving.write(chunk)
-            assert arriving._fresh_bytes == sum(map(len, arriving._fresh)) <= fresh
-        arriving.on_done(None)
-        digest = arriving.digest()
-    assert (digest.size, digest.sha256) == (sum(sizes), hashlib.sha256(b"".join(data)).hexdigest())
 
 
 def test_an_empty_file_arrives(tmp_path: Path) -> None:
