@@ -217,6 +217,7 @@ def _iteration(
         else {name: preferences.counts[name] for name in _OUTCOMES if preferences.counts.get(name)},
         counts=counts,
         metrics=metrics,
+        chosen=str(stages[StageKind.SELECT].report["chosen"]) if StageKind.SELECT in stages else None,
     )
 
 

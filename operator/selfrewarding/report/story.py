@@ -159,6 +159,8 @@ class IterationStory:
     """prompts, answers, judgements, valid, pairs, …"""
     metrics: dict[str, float] = field(default_factory=dict)
     """All metrics of its stages, by name."""
+    chosen: str | None = None
+    """Which candidate of its DPO is the model, where one was chosen (`dpo.earlyStopping`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
