@@ -4,7 +4,10 @@ Must not: know which stage asks which pool when. Neighbours: `graph` and `measur
 long each pool's sequences get; `manifests` turns a pool into objects.
 """
 
+from collections.abc import Callable
+
 from selfrewarding.api.evaluation import HeadToHeadSpec
+from selfrewarding.api.execution import ServingPoolSpec
 from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.keys import digest
 from selfrewarding.contract.stages import StageKind
@@ -56,26 +59,14 @@ class Pools:
 
     def judge(self) -> dict[str, Holder]:
         """The pool of the dedicated judge, by its role; none where the model judges itself."""
-        if self._spec.judge.model_uri is None:
-            return {}
-        pool = self._spec.serving.judge or self._spec.serving
-        holder = Holder(
-            pool="judge",
-            model=fixed_model("Judge", self._spec.judge.model_uri),
-            spec=pool,
-            max_model_len=lengths.judge(self._spec, pool),
+        uri, serving = self._spec.judge.model_uri, self._spec.serving
+        return (
+            {} if uri is None else {"judge": self._fixed("judge", "Judge", uri, serving.judge, lengths.judge)}
         )
-        return {"judge": holder}
 
     def writer(self, uri: str) -> Holder:
         """The pool of a fixed prompt writer."""
-        pool = self._spec.serving.prompt_writer or self._spec.serving
-        return Holder(
-            pool="writer",
-            model=fixed_model("PromptWriter", uri),
-            spec=pool,
-            max_model_len=lengths.writer(self._spec, pool),
-        )
+        return self._fixed("writer", "PromptWriter", uri, self._spec.serving.prompt_writer, lengths.writer)
 
     def comparing(self, compared: HeadToHeadSpec, newest: Holder) -> dict[str, Holder]:
         """Who compares: a fixed judge, an endpoint, or the newest model itself."""
@@ -87,12 +78,20 @@ class Pools:
         """The fixed judge of comparisons: the dedicated judge's own pool where it is the same model."""
         if uri == self._spec.judge.model_uri:
             return self.judge()["judge"]
-        pool = self._spec.serving.referee or self._spec.serving
+        return self._fixed("referee", "Referee", uri, self._spec.serving.referee, lengths.referee)
+
+    def _fixed(
+        self,
+        pool: str,
+        name: str,
+        uri: str,
+        own: ServingPoolSpec | None,
+        longest: Callable[[SelfRewardingRunSpec, ServingPoolSpec], int],
+    ) -> Holder:
+        """A pool for a model that the run does not make; without settings of its own (`own`) it has the policy's."""
+        spec = own or self._spec.serving
         return Holder(
-            pool="referee",
-            model=fixed_model("Referee", uri),
-            spec=pool,
-            max_model_len=lengths.referee(self._spec, pool),
+            pool=pool, model=fixed_model(name, uri), spec=spec, max_model_len=longest(self._spec, spec)
         )
 
     def _serving(self, model: Model) -> Holder:
