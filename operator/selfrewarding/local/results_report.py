@@ -12,6 +12,7 @@ from selfrewarding.contract.result import StageResult
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.data.intervals import Interval, intervals_of
 from selfrewarding.local.run_results import Finished
+from selfrewarding.plan.stage import measures_baseline
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,18 +98,10 @@ def iteration_rows(finished: Sequence[Finished]) -> list[IterationRow]:
     """One row for each iteration that has a finished stage."""
     rows: dict[int, IterationRow] = {}
     for one in finished:
-        if one.stage.iteration and not _is_the_baselines(one):
+        if one.stage.iteration and not measures_baseline(one.stage):
             row = rows.setdefault(one.stage.iteration, IterationRow(iteration=one.stage.iteration))
             _take(row, one.stage.kind, one.result)
     return [rows[number] for number in sorted(rows)]
-
-
-def _is_the_baselines(one: Finished) -> bool:
-    """Whether this measures the baseline: its numbers are not those of the first iteration's model."""
-    model = one.stage.parents.get("model")
-    return (
-        one.stage.kind is StageKind.EVALUATE and model is not None and model.kind is StageKind.TRAIN_BASELINE
-    )
 
 
 def stage_rows(finished: Sequence[Finished], peaks: Mapping[str, int]) -> list[StageRow]:

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 from selfrewarding.api.evaluation import Alarm, AlarmsSpec
 from selfrewarding.api.run import AlarmStatus, Metrics, SelfRewardingRunSpec
 from selfrewarding.contract.stages import StageKind
-from selfrewarding.plan.stage import Iteration, measures_another
+from selfrewarding.plan.stage import Iteration, measures_baseline
 from selfrewarding.plan.view import View
 
 Direction = Literal["above", "below"]
@@ -288,7 +288,7 @@ def _round(view: View, iteration: Iteration) -> Round:
     stages = [
         (str(stage.kind), view.status.results[stage.short].metrics)
         for stage in done
-        if not measures_another(stage, iteration) and stage.kind not in _BEFORE_THE_LOOP
+        if not measures_baseline(stage) and stage.kind not in _BEFORE_THE_LOOP
     ]
     model = view.model_of(iteration.trained)
     if model is not None:

@@ -9,7 +9,7 @@ from selfrewarding.api.run import SelfRewardingRunSpec
 from selfrewarding.contract.config import ReportParameters, ResolveParameters
 from selfrewarding.contract.keys import stage_key
 from selfrewarding.contract.stages import StageKind, report_role
-from selfrewarding.plan.stage import Graph, Stage
+from selfrewarding.plan.stage import Graph, Stage, measures_baseline
 
 
 def resolve_stage(stages: Sequence[Stage], *, spec: SelfRewardingRunSpec, contract: int) -> Stage:
@@ -45,7 +45,7 @@ def report_stage(
     parameters = ReportParameters(run_uid=run_uid, decided=decided, uncalibrated=uncalibrated)
     parents: dict[str, Stage] = {}
     for stage in finished:
-        of_baseline = _measures_baseline(stage)
+        of_baseline = measures_baseline(stage)
         role = report_role(stage.kind, stage.iteration, of_baseline=of_baseline, taken=parents)
         parents[role] = stage
     key = stage_key(
@@ -65,9 +65,3 @@ def report_stage(
         parameters=parameters,
         parents={"prepare": graph.prepare, **parents},
     )
-
-
-def _measures_baseline(stage: Stage) -> bool:
-    measured = stage.parents.get("model")
-    of_baseline = measured is not None and measured.kind is StageKind.TRAIN_BASELINE
-    return stage.kind is StageKind.EVALUATE and of_baseline

@@ -10,7 +10,7 @@ from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.approval import approves
 from selfrewarding.plan.gate import Measured, pass_gate
 from selfrewarding.plan.pools import model_name
-from selfrewarding.plan.stage import Iteration, Stage, measures_another
+from selfrewarding.plan.stage import Iteration, Stage, measures_baseline
 from selfrewarding.plan.view import View
 
 _METRICS = {field.alias or name for name, field in Metrics.model_fields.items()}
@@ -39,7 +39,7 @@ def record_models(view: View) -> View:
         if not view.is_done(iteration.trained):
             at_gate = False  # made again because the store lost it; later models wait for their turn
             continue
-        own = tuple(stage for stage in iteration.stages if not measures_another(stage, iteration))
+        own = tuple(stage for stage in iteration.stages if not measures_baseline(stage))
         model = _status_of(view, iteration.trained, own)
         measured = all(view.is_done(stage) for stage in iteration.stages)
         if at_gate and measured and model.gate not in ("Promoted", "RolledBack"):

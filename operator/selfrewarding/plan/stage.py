@@ -119,6 +119,8 @@ class Graph:
         return next((stage for stage in self.stages if stage.short == short_key), None)
 
 
-def measures_another(stage: Stage, iteration: Iteration) -> bool:
-    """Whether a stage measures a model that the iteration does not hand on: the baseline, to be compared with."""
-    return stage.kind is StageKind.EVALUATE and stage.parents.get("model") != iteration.trained
+def measures_baseline(stage: Stage) -> bool:
+    """Whether an Evaluate is of the baseline, which is measured beside M1 to be compared with."""
+    measured = stage.parents.get("model")
+    of_baseline = measured is not None and measured.kind is StageKind.TRAIN_BASELINE
+    return stage.kind is StageKind.EVALUATE and of_baseline

@@ -5,7 +5,7 @@ Must not: judge any of it. Neighbours: `checks`, `pod_checks` and `report` ask h
 
 from selfrewarding.contract.stages import StageKind
 from selfrewarding.plan.observed import Pod
-from selfrewarding.plan.stage import Stage
+from selfrewarding.plan.stage import Stage, measures_baseline
 from selfrewarding.plan.view import View, unit_of
 
 
@@ -19,12 +19,9 @@ def title(stage: Stage) -> str:
 
 def _measured_beside(stage: Stage) -> str | None:
     """The model of a stage that its iteration has several of: a candidate, or the baseline beside M1."""
-    measured = stage.parents.get("model")
     if stage.kind is StageKind.ANSWER:
         return stage.holders["policy"].model.name
-    if stage.kind is StageKind.EVALUATE and measured is not None:
-        return "Baseline" if measured.kind is StageKind.TRAIN_BASELINE else None
-    return None
+    return "Baseline" if measures_baseline(stage) else None
 
 
 def units(view: View) -> list[tuple[str, str]]:

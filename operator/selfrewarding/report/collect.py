@@ -217,7 +217,9 @@ def _iteration(
         else {name: preferences.counts[name] for name in _OUTCOMES if preferences.counts.get(name)},
         counts=counts,
         metrics=metrics,
-        chosen=str(stages[StageKind.SELECT].report["chosen"]) if StageKind.SELECT in stages else None,
+        chosen=str(stages[StageKind.SELECT].report.get("chosen") or "") or None
+        if StageKind.SELECT in stages
+        else None,
     )
 
 
