@@ -112,6 +112,12 @@ def default_reply(asked: Asked, seed: int) -> tuple[str, str]:
     return f"answer {number_of(asked.prompt, seed, below=10**9)}", "length" if cut else "stop"
 
 
+async def _let_callbacks_run() -> None:
+    """Let what the event loop has queued, and what follows from it at once, run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 class ScriptedServer:
     """See the module. `delay` is how long a request takes, in seconds; `slots` how many are worked on at once."""
 
@@ -203,9 +209,19 @@ class ScriptedServer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        await web.SockSite(self._runner, listening).start()
+        site = web.SockSite(self._runner, listening)
+        await site.start()
         ready.set()
         await self._finished.wait()
+        # A process that ends closes all its connections. Here one would stay open, unanswered, if it were accepted just
+        # before the port is closed (Python 3.11 fails to attach it), or if a handler ended just when aiohttp stops
+        # waiting for it. So nothing more is accepted, what was accepted is let in, and then all is closed.
+        self._loop.remove_reader(listening.fileno())
+        await _let_callbacks_run()
+        await site.stop()
+        for connection in self._runner.server.connections if self._runner.server is not None else ():
+            connection.force_close()
+        await _let_callbacks_run()
         await self._runner.cleanup()
 
     def _is_refused(self, request: web.Request) -> bool:
