@@ -13,6 +13,7 @@ Neighbours: `manifests.inference` renders the container; `store` fetches and che
 
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -178,15 +179,13 @@ def _progress(folder: Path) -> Iterator[_Total]:
     """Report what has arrived every few seconds; the transfers themselves say nothing."""
     total, ended, started = _Total(), threading.Event(), time.monotonic()
 
-    def report() -> None:
-        there = sum(size for path in folder.rglob("*") if (size := _size(path)))
-        done = min(there, total.bytes)
+    def report(done: int) -> None:
         rate = done / max(time.monotonic() - started, 1e-3)
         report_progress(done=done, total=total.bytes, rate=rate, unit="bytes")
 
     def watch() -> None:
         while not ended.wait(_POLL_SECONDS):
-            report()
+            report(min(sum(map(_arrived, folder.rglob("*"))), total.bytes))
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
     watcher.start()
@@ -195,11 +194,13 @@ def _progress(folder: Path) -> Iterator[_Total]:
     finally:
         ended.set()
         watcher.join()
-    report()
+    report(total.bytes)
 
 
-def _size(path: Path) -> int:
+def _arrived(path: Path) -> int:
+    """Bytes of a file that are there: its later ranges may arrive before earlier ones, so its size says too much."""
     try:
-        return path.lstat().st_size if path.is_file() else 0
+        found = path.lstat()
     except OSError:
         return 0  # renamed into its place in this moment
+    return min(found.st_size, found.st_blocks * 512) if stat.S_ISREG(found.st_mode) else 0

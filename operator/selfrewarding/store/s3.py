@@ -2,8 +2,8 @@
 
 Purpose: objects at s3://<bucket>/<prefix>/<key>, moved in parts and in parallel, checked on arrival.
 Must not: let an exception of boto3 out; know about stages.
-Neighbours: `s3_client` makes the connection, `s3_transfer` moves files, `s3_errors` translates, `s3_stream` reads,
-`atomic` writes local files.
+Neighbours: `s3_client` makes the connection, `s3_upload` and `s3_download` move files, `s3_errors` translates,
+`s3_stream` reads, `atomic` writes local files.
 
 S3 keeps the promises of `ArtifactStore` like this: an object appears when its PUT or its multipart upload completes;
 `create` is PUT with If-None-Match; a CRC goes with each part and is checked when reading.
@@ -29,9 +29,9 @@ from selfrewarding.store.protocol import Entry, Stat
 from selfrewarding.store.s3_client import Connection
 from selfrewarding.store.s3_errors import code_of, status_of, translated
 from selfrewarding.store.s3_stream import ObjectStream
-from selfrewarding.store.s3_transfer import MIB, Arriving
 
-_ONE_REQUEST_BYTES = 64 * MIB
+_MIB = 1024 * 1024
+_ONE_REQUEST_BYTES = 64 * _MIB
 _DELETE_AT_ONCE = 1000
 _CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds to wait after each 409: two conditional writes met, and S3 asks both to come again."""
@@ -77,7 +77,7 @@ class S3Store:
 
     def read_stream(self, key: str) -> BinaryIO:
         """See `ArtifactStore.read_stream`. A broken connection is opened again where it broke."""
-        return io.BufferedReader(ObjectStream(self._client, self._place, self._path(key)), buffer_size=MIB)
+        return io.BufferedReader(ObjectStream(self._client, self._place, self._path(key)), buffer_size=_MIB)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See `ArtifactStore.read_range`. One request; S3 refuses a range that begins at or after the end (416)."""
@@ -100,7 +100,7 @@ class S3Store:
         path = self._path(key)
         with translated(self._place, "write", path):
             if len(data) > _ONE_REQUEST_BYTES:
-                self._connection.transfers.upload(io.BytesIO(data), len(data), path).result()
+                self._connection.uploads.upload(io.BytesIO(data), len(data), path).result()
             else:
                 self._client.put_object(Bucket=self._bucket, Key=path, Body=data)
 
@@ -241,7 +241,7 @@ class S3Store:
     def _upload(self, local: Path, key: str, stop: Stop) -> FileDigest:
         path = self._path(key)
         with translated(self._place, "write", path, local), unchanged(local):
-            sending = self._connection.transfers.upload(local, local.stat().st_size, path)
+            sending = self._connection.uploads.upload(local, local.stat().st_size, path)
             with stop.cancelling(sending.cancel):
                 # Digested while it is sent: both read it from the page cache, on different threads.
                 try:
@@ -262,13 +262,7 @@ class S3Store:
         try:
             make_folders(target.parent)
             with pending(target) as unfinished, translated(self._place, "read", path, target):
-                arriving = Arriving(unfinished.path, unfinished.file)
-                coming = self._connection.transfers.download(path, size, arriving)
-                with stop.cancelling(coming.cancel):
-                    try:
-                        digest = arriving.digest()
-                    finally:
-                        coming.result()
+                digest = self._connection.downloads.fetch(path, size, unfinished.file, unfinished.path, stop)
                 require(digest, expected, f'the object "{path}" in {self._place}')
                 unfinished.replace(_FILE_MODE, durable=False)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""The connection to one bucket: boto3's client, and what moves files.
+"""The connection to one bucket: boto3's client, what sends files and what fetches them.
 
-Purpose: turn the environment's settings into a client, its transfers and a `Place` for messages.
+Purpose: turn the environment's settings into a client, its uploads and downloads, and a `Place` for messages.
 Must not: log or keep a credential.
 Neighbours: `locate.open_store` makes one per S3 URI, `s3.S3Store` uses it.
 
@@ -17,8 +17,10 @@ import boto3
 from botocore.config import Config
 
 from selfrewarding.store.errors import Misconfigured
+from selfrewarding.store.local_tree import FILES_AT_ONCE
+from selfrewarding.store.s3_download import RANGES_AT_ONCE, Downloads
 from selfrewarding.store.s3_errors import Place, translated
-from selfrewarding.store.s3_transfer import PARTS_AT_ONCE, Means, Transfers
+from selfrewarding.store.s3_upload import PARTS_AT_ONCE, Means, Uploads
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -37,7 +39,8 @@ class Connection:
 
     client: "S3Client" = field(repr=False)
     place: Place
-    transfers: Transfers
+    uploads: Uploads
+    downloads: Downloads
     _make_hasty: "Callable[[], S3Client]" = field(repr=False)
 
     def hasty(self) -> "Connection":
@@ -65,7 +68,7 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
     config = Config(
         s3={"addressing_style": cast("Literal['auto', 'path', 'virtual']", addressing)},
         retries={"mode": "standard", "total_max_attempts": _attempts(env)},
-        max_pool_connections=PARTS_AT_ONCE + 16,
+        max_pool_connections=max(PARTS_AT_ONCE, RANGES_AT_ONCE) + FILES_AT_ONCE,
         connect_timeout=10,
         read_timeout=60,
         tcp_keepalive=True,
@@ -101,7 +104,7 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
         attempts=_attempts(env),
         only_python=transfer == "python",
     )
-    return Connection(client, place, Transfers(means), lambda: make(hasty))
+    return Connection(client, place, Uploads(means), Downloads(client, place), lambda: make(hasty))
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 Purpose: turn every exception of botocore, s3transfer and awscrt into a `StoreError`.
 Must not: put a credential, a signed URL or a raw response into a message.
-Neighbours: `s3`, `s3_stream` and `s3_transfer` run each call inside `translated`.
+Neighbours: `s3` and `s3_stream` run each call inside `translated`.
 """
 
 import contextlib
@@ -114,6 +114,7 @@ _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     ),
     "KeyTooLongError": (Unsuitable, "The key is too long."),
     "EntityTooLarge": (Unsuitable, "The object is larger than the store allows."),
+    "InvalidRange": (Corrupt, "The object is shorter than it was written: it was replaced, or damaged."),
     "BadDigest": (Corrupt, "The data changed on its way to the store."),
     "InvalidDigest": (Corrupt, "The data changed on its way to the store."),
     "XAmzContentChecksumMismatch": (Corrupt, "The data changed on its way to the store."),

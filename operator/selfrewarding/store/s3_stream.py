@@ -1,8 +1,8 @@
-"""An S3 object as a file to read from start to end, over broken connections.
+"""An S3 object, or a range of it, as a file to read from start to end, over broken connections.
 
 Purpose: raw reads that reopen the object where they stopped, and that notice when it was replaced meanwhile.
 Must not: buffer (io.BufferedReader does) or retry without limit.
-Neighbours: `s3.S3Store.read_stream` wraps it.
+Neighbours: `s3.S3Store.read_stream` wraps it, `s3_download` reads files by ranges.
 """
 
 import io
@@ -18,11 +18,15 @@ from selfrewarding.store.s3_errors import Place, status_of, translated
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 _REOPENINGS = 5
 """How often in a row a stream is opened again without a new byte before its error is passed on."""
 
 _READ_BYTES = 1024 * 1024
+
+_NO_SUCH_VERSION = (412, 416)
+"""If-Match does not, or the object has become so short that the range begins after its end."""
 
 _BROKEN = (
     botocore.exceptions.IncompleteReadError,
@@ -35,35 +39,61 @@ _BROKEN = (
 
 
 class ObjectStream(io.RawIOBase):
-    """Reads one version of an object. Raises NotFound when made, Corrupt if the object is replaced while it is read."""
+    """Reads one version of an object: all of it, or the bytes from `start` up to but without `end`.
 
-    def __init__(self, client: "S3Client", place: Place, key: str) -> None:
+    Raises NotFound when made; Corrupt if the object is replaced while it is read, or is not the version of `etag`.
+
+    Attributes:
+        etag: of the version that is read.
+        total: bytes of the whole object.
+        end: where reading ends; less than was asked for if the object is shorter.
+    """
+
+    def __init__(
+        self,
+        client: "S3Client",
+        place: Place,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        etag: str | None = None,
+    ) -> None:
         super().__init__()
         self._client = client
         self._place = place
         self._key = key
-        self._at = 0
+        self._at = start
         self._failures = 0
+        self._body: Any = None
         with translated(place, "read", key):
-            answer = client.get_object(Bucket=place.bucket, Key=key)
-        self._etag = answer["ETag"]
-        self._size = answer["ContentLength"]
-        self._body: Any = answer["Body"]
+            answer = self._open(end, etag)
+        self._body = answer["Body"]
+        self.etag: str = answer["ETag"]
+        self.end: int = start + answer["ContentLength"]
+        self.total = int(answer.get("ContentRange", f"/{self.end}").rpartition("/")[2])
+        if etag is not None and self.end != end:
+            raise self._replaced()
 
     @override
     def readable(self) -> bool:
         """Always."""
         return True
 
+    def take(self, most: int) -> bytes:
+        """What comes next, at most so many bytes; nothing at the end only."""
+        with translated(self._place, "read", self._key):
+            data: bytes = self._persistently(lambda: self._body.read(most))
+        self._at += len(data)
+        return data
+
     @override
     def readinto(self, buffer: Buffer, /) -> int:
         """Read what one network read gives, at most `len(buffer)` bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
-        with translated(self._place, "read", self._key):
-            data: bytes = self._persistently(lambda: self._body.read(len(view)))
-            view[: len(data)] = data
-            self._at += len(data)
-            return len(data)
+        data = self.take(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     @override
     def readall(self) -> bytes:
@@ -73,7 +103,7 @@ class ObjectStream(io.RawIOBase):
     @override
     def close(self) -> None:
         """Give the connection back."""
-        if not self.closed:
+        if not self.closed and self._body is not None:
             self._body.close()
         super().close()
 
@@ -92,17 +122,21 @@ class ObjectStream(io.RawIOBase):
 
     def _reopen(self) -> None:
         self._body.close()
-        if self._at >= self._size:
-            self._body = io.BytesIO()
-            return
+        self._body = io.BytesIO() if self._at >= self.end else self._open(self.end, self.etag)["Body"]
+
+    def _open(self, end: int | None, etag: str | None) -> "GetObjectOutputTypeDef":
+        """Ask for what is left, up to `end`, of the version of `etag`, if they are known."""
+        conditions: dict[str, Any] = {}
+        if end is not None:
+            conditions["Range"] = f"bytes={self._at}-{end - 1}"
+        if etag is not None:
+            conditions["IfMatch"] = etag
         try:
-            answer = self._client.get_object(
-                Bucket=self._place.bucket, Key=self._key, IfMatch=self._etag, Range=f"bytes={self._at}-"
-            )
+            return self._client.get_object(Bucket=self._place.bucket, Key=self._key, **conditions)
         except botocore.exceptions.ClientError as error:
-            if status_of(error) == 412:
-                raise Corrupt(
-                    f'object "{self._key}" in {self._place} was replaced while it was read.'
-                ) from None
+            if etag is not None and status_of(error) in _NO_SUCH_VERSION:
+                raise self._replaced() from None
             raise
-        self._body = answer["Body"]
+
+    def _replaced(self) -> Corrupt:
+        return Corrupt(f'object "{self._key}" in {self._place} was replaced while it was read.')

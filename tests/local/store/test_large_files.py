@@ -3,16 +3,19 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import s3_servers
 
 from selfrewarding.store import Denied, NotFound, open_store
+from selfrewarding.store.digests import digest_bytes
 from selfrewarding.store.s3 import S3Store
-from selfrewarding.store.s3_transfer import PART_BYTES
+from selfrewarding.store.s3_download import RANGE_BYTES
+from selfrewarding.store.s3_upload import PART_BYTES
 
 SIZE = 2 * PART_BYTES + 1
-"""The smallest last part that there is: awscrt has lost such parts (see `s3_transfer`)."""
+"""The smallest last part that there is: awscrt has lost such parts (see `s3_upload`)."""
 
 WITH_TLS = pytest.mark.skipif(
     "versitygw" not in s3_servers.names(), reason="no versitygw (needs Go; once: `make versitygw`)"
@@ -76,7 +79,7 @@ def test_a_private_authority(
 ) -> None:
     settings = {**s3_servers.settings(tls_address), "SRR_S3_TRANSFER": transfer}
     trusting = opened("s3://large/m", {**settings, "AWS_CA_BUNDLE": str(authority)})
-    assert trusting._connection.transfers.by_awscrt is (transfer == "auto")
+    assert trusting._connection.uploads.by_awscrt is (transfer == "auto")
     digest = trusting.upload_file(large, "model.safetensors")
     trusting.download_tree("", tmp_path / "down", {"model.safetensors": digest})
     assert (tmp_path / "down" / "model.safetensors").read_bytes() == large.read_bytes()
@@ -142,6 +145,23 @@ def test_the_store_has_a_checksum_of_every_part(
     )
     assert found["ObjectSize"] == SIZE
     assert kind in found["Checksum"]
+
+
+@WITH_TLS
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "SHA256"])
+def test_ranges_of_what_other_programs_put_there(
+    algorithm: Any, versitygw_address: str, tmp_path: Path
+) -> None:
+    """A model that somebody uploaded in one request: the checksum of all of it is not taken for one of a range."""
+    data = (bytes(range(251)) * (2 * RANGE_BYTES // 251 + 1))[: 2 * RANGE_BYTES + 1]
+    bucket = f"theirs-{algorithm.lower()}"
+    s3_servers.make_bucket(versitygw_address, bucket)
+    s3_servers.client(versitygw_address).put_object(
+        Bucket=bucket, Key="base/model.safetensors", Body=data, ChecksumAlgorithm=algorithm
+    )
+    store = opened(f"s3://{bucket}/base", s3_servers.settings(versitygw_address))
+    assert store.download_tree("", tmp_path / "down") == {"model.safetensors": digest_bytes(data)}
+    assert (tmp_path / "down" / "model.safetensors").read_bytes() == data
 
 
 def test_a_file_that_is_gone_or_closed_is_blamed_itself(

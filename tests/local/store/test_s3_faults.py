@@ -10,7 +10,7 @@ from tests.support.sample_tree import FILES
 from selfrewarding.store import ArtifactStore, Denied, NotFound, Unsuitable, open_store
 from selfrewarding.store.s3 import S3Store
 from selfrewarding.store.s3_client import Connection
-from selfrewarding.store.s3_transfer import PART_BYTES
+from selfrewarding.store.s3_upload import PART_BYTES
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_each_part_is_sent_with_a_checksum(s3_store: S3Store, tree: Path) -> Non
     events = s3_store._client.meta.events
     events.register("before-send.s3.UploadPart", look)
     events.register("before-send.s3.PutObject", look)
-    s3_store._connection.transfers._python.upload(
+    s3_store._connection.uploads._python.upload(
         str(tree / "model.safetensors"), s3_store._bucket, "large"
     ).result()
     s3_store.write("small", b"x")

@@ -4,13 +4,12 @@ import base64
 import http.server
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import botocore.exceptions
 import pytest
 from tests.support import s3_servers
+from tests.support.scripted_s3 import OneObject, answering, s3_error
 
 from selfrewarding.store import (
     ArtifactStore,
@@ -26,48 +25,6 @@ from selfrewarding.store import (
     s3_client,
 )
 from selfrewarding.store.s3 import S3Store
-
-Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def answering(handle: Handler) -> Iterator[str]:
-    """An HTTP server that does with each request what it is told; yields its address."""
-
-    class Requests(http.server.BaseHTTPRequestHandler):
-        def do_any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            if self.headers.get("Expect") != "100-continue":
-                self.rfile.read(length)
-            handle(self)
-
-        def log_message(self, *anything: object) -> None:
-            """Silent."""
-
-    for method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
-        setattr(Requests, f"do_{method}", Requests.do_any)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def s3_error(status: int, code: str, extra: str = "") -> Handler:
-    body = f"<Error><Code>{code}</Code><Message>{s3_servers.ACCESS} was refused</Message>{extra}</Error>".encode()
-
-    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(body)
-
-    return handle
 
 
 def at(address: str) -> ArtifactStore:
@@ -198,49 +155,23 @@ def test_create_comes_again_when_two_writers_met(monkeypatch: pytest.MonkeyPatch
         at(address).create("key", b"")
 
 
-class Flaky:
-    """Serves one object and breaks connections off after so many bytes, as often as told."""
-
-    def __init__(self, data: bytes, breaks: int, bytes_each: int) -> None:
-        self.data, self.breaks, self.bytes_each = data, breaks, bytes_each
-        self.etag = '"one"'
-        self.ranges: list[str | None] = []
-
-    def __call__(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        asked, match = request.headers.get("Range"), request.headers.get("If-Match")
-        self.ranges.append(asked)
-        if match is not None and match != self.etag:
-            s3_error(412, "PreconditionFailed")(request)
-            return
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-        rest = self.data[start:]
-        request.send_response(206 if asked else 200)
-        request.send_header("Content-Length", str(len(rest)))
-        request.send_header("ETag", self.etag)
-        request.end_headers()
-        if self.breaks > 0:
-            self.breaks -= 1
-            rest = rest[: self.bytes_each]
-        request.wfile.write(rest)
-
-
 def test_a_broken_connection_is_opened_again_where_it_broke() -> None:
-    server = Flaky(bytes(range(256)) * 40_000, breaks=9, bytes_each=1_000_000)
+    server = OneObject(bytes(range(256)) * 40_000, breaks=9, bytes_each=1_000_000)
     with answering(server) as address:
         assert at(address).read("key") == server.data
-    assert server.ranges[:2] == [None, "bytes=1000000-"]
+    assert server.ranges[:2] == [None, "bytes=1000000-10239999"]
     assert len(server.ranges) == 10
 
 
 def test_a_connection_that_never_gets_further() -> None:
-    server = Flaky(b"x" * 5000, breaks=1000, bytes_each=0)
+    server = OneObject(b"x" * 5000, breaks=1000, bytes_each=0)
     with answering(server) as address, pytest.raises(Unavailable, match='object "prefix/key"'):
         at(address).read("key")
     assert len(server.ranges) == 6
 
 
 def test_an_object_that_is_replaced_while_it_is_read() -> None:
-    server = Flaky(b"x" * 5_000_000, breaks=1, bytes_each=2_000_000)
+    server = OneObject(b"x" * 5_000_000, breaks=1, bytes_each=2_000_000)
     with answering(server) as address, at(address).read_stream("key") as stream:
         assert stream.read(1_000_000) == b"x" * 1_000_000
         server.etag = '"two"'

@@ -352,7 +352,7 @@ KILLED_UPLOAD = """
         time.sleep(600)
 
     store = open_store(sys.argv[1])
-    if sys.argv[1].startswith("s3:") and store._connection.transfers.by_awscrt:
+    if sys.argv[1].startswith("s3:") and store._connection.uploads.by_awscrt:
         from s3transfer.crt import BotocoreCRTCredentialsWrapper as Credentials
 
         give, asked = Credentials.__call__, []

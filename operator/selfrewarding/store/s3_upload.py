@@ -1,20 +1,19 @@
-"""What moves files to and from one bucket.
+"""Files to one bucket.
 
-Purpose: pick for each file the one of two that fits it, and digest what arrives while it arrives.
+Purpose: pick for each file the one of two ways that fits it.
 Must not: translate errors; know about keys' prefixes or trees.
-Neighbours: `s3_client.connect` makes one for each connection, `s3.S3Store` moves every file with it.
+Neighbours: `s3_client.connect` makes one for each connection, `s3.S3Store` sends every file with it.
 
-Two things move bytes here, behind one interface (s3transfer's): whatever takes more than one request goes by awscrt (the
+Two things send bytes here, behind one interface (s3transfer's): whatever takes more than one request goes by awscrt (the
 AWS Common Runtime, what makes the AWS command line fast), the rest by boto3 and Python threads. awscrt keeps the settings
 of boto3's client: address and path style, credentials of any source, CA bundle, a CRC with each part. Where it could not,
 all goes by Python threads:
 - a proxy is set for the store's scheme, since awscrt reads NO_PROXY in its own way;
-- botocore is told to send or check fewer checksums (AWS_REQUEST_CHECKSUM_CALCULATION and its like), since awscrt always
-  does what it can;
+- botocore is told to send fewer checksums (AWS_REQUEST_CHECKSUM_CALCULATION and its like), since awscrt always does what
+  it can;
 - SRR_S3_TRANSFER=python, for a store that takes offence at awscrt.
 """
 
-import hashlib
 import os
 import threading
 import urllib.request
@@ -29,25 +28,20 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.httpsession import get_cert_path
-from s3transfer.subscribers import BaseSubscriber
-from typing_extensions import override
-
-from selfrewarding.store.digests import FileDigest
 
 if TYPE_CHECKING:
     from s3transfer.futures import TransferFuture
     from s3transfer.manager import TransferManager
     from types_boto3_s3 import S3Client
 
-MIB = 1024 * 1024
-PART_BYTES = 8 * MIB
-"""S3's guidance is ranges of 8 to 16 MiB on many connections; larger objects get larger parts (10,000 at most)."""
+_MIB = 1024 * 1024
+PART_BYTES = 8 * _MIB
+"""S3's guidance is parts of 8 to 16 MiB on many connections; larger objects get larger parts (10,000 at most)."""
 
 PARTS_AT_ONCE = 24
-_DOWNLOAD_ATTEMPTS = 6
-_BUFFERED_BYTES = min(512, max(256, 64 * (os.cpu_count() or 1))) * MIB
-"""What awscrt may hold in memory; its default is gigabytes. A pod that fetches a model has two in all, a trainer's are
-full of its model, and only machines with many cores have networks that need many parts at once."""
+_BUFFERED_BYTES = min(512, max(256, 64 * (os.cpu_count() or 1))) * _MIB
+"""What awscrt may hold in memory; its default is gigabytes. A trainer's pod is full of its
+model, and only machines with many cores have networks that need many parts at once."""
 
 _RETRIES = 10
 """Of one part, at least: awscrt gives up attempts that are slow beside others, and tries again, so a store that is busy
@@ -62,7 +56,7 @@ _SUPPORTED = "when_supported"
 
 @dataclass(frozen=True)
 class Means:
-    """What transfers are made from."""
+    """What uploads are made from."""
 
     bucket: str
     client: "S3Client"
@@ -75,15 +69,15 @@ class Means:
     only_python: bool
 
 
-class Transfers:
-    """Moves files of one bucket. Safe to use from several threads; nothing is started before it is needed."""
+class Uploads:
+    """Sends files to one bucket. Safe to use from several threads; nothing is started before it is needed."""
 
     def __init__(self, means: Means) -> None:
         self._means = means
         self._starting = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Transfers({self._means.bucket!r}, by_awscrt={self.by_awscrt})"
+        return f"Uploads({self._means.bucket!r}, by_awscrt={self.by_awscrt})"
 
     @cached_property
     def by_awscrt(self) -> bool:
@@ -94,7 +88,6 @@ class Transfers:
             means.only_python
             or urlsplit(means.client.meta.endpoint_url).scheme in urllib.request.getproxies()
             or config.request_checksum_calculation != _SUPPORTED
-            or config.response_checksum_validation != _SUPPORTED
         )
 
     def upload(self, source: Path | BinaryIO, size: int, path: str) -> "TransferFuture":
@@ -106,12 +99,6 @@ class Transfers:
             path,
             extra_args=None if manager is self._python else dict(_CHECKSUM),
         )
-
-    def download(self, path: str, size: int, into: "Arriving") -> "TransferFuture":
-        """Begin to fetch the object at `path`, of about `size` bytes."""
-        # Anything that can be written to will do; the stub wants all that a file can.
-        target = cast("BinaryIO", into)
-        return self._manager(size).download(self._means.bucket, path, target, subscribers=[into])
 
     def _manager(self, size: int) -> "TransferManager":
         fast = size > PART_BYTES and self.by_awscrt
@@ -128,12 +115,8 @@ class Transfers:
             multipart_threshold=PART_BYTES,
             multipart_chunksize=PART_BYTES,
             max_concurrency=PARTS_AT_ONCE,
-            num_download_attempts=_DOWNLOAD_ATTEMPTS,
-            io_chunksize=MIB,
             preferred_transfer_client="classic",
         )
-        # Parts that come early wait in memory for those before them: so many may be under way.
-        config.max_in_memory_download_chunks = PARTS_AT_ONCE
         return create_transfer_manager(self._means.client, config)
 
     @cached_property
@@ -202,48 +185,3 @@ class Transfers:
             answer = error.response
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return str(headers.get("x-amz-bucket-region") or self._means.region)
-
-
-class Arriving(BaseSubscriber):
-    """What a download writes to, from start to end: a file that is digested while it grows.
-
-    A large file is read back from the page cache on the caller's thread, beside the ones that write it: digesting it
-    when it is whole would take as long again as a fast network.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path = path
-        self._file = file
-        self._size = 0
-        self._over = False
-        self._grown = threading.Condition()
-
-    def write(self, chunk: bytes) -> None:
-        """Take what comes next."""
-        self._file.write(chunk)
-        self._file.flush()
-        with self._grown:
-            self._size += len(chunk)
-            self._grown.notify()
-
-    @override
-    def on_done(self, future: Any, **more: Any) -> None:
-        """Nothing more comes, whether all came or not."""
-        with self._grown:
-            self._over = True
-            self._grown.notify()
-
-    def digest(self) -> FileDigest:
-        """Wait for the end; returns the digest of what came."""
-        sha256, at, window = hashlib.sha256(), 0, memoryview(bytearray(MIB))
-        with self._path.open("rb", buffering=0) as file:
-            while self._more_than(at):
-                while got := file.readinto(window):
-                    sha256.update(window[:got])
-                    at += got
-        return FileDigest(at, sha256.hexdigest())
-
-    def _more_than(self, size: int) -> bool:
-        with self._grown:
-            self._grown.wait_for(lambda: self._size > size or self._over)
-            return self._size > size

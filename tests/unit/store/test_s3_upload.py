@@ -1,8 +1,5 @@
-"""Which of two moves a file to a bucket, and what arrives. tests/local/store moves real files both ways."""
+"""Which of two sends a file to a bucket. tests/local/store sends real files both ways."""
 
-import hashlib
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ from tests.support import s3_servers
 from selfrewarding.store import Corrupt, Denied, StoreError, Unavailable, open_store
 from selfrewarding.store.s3 import S3Store
 from selfrewarding.store.s3_errors import Place, translated
-from selfrewarding.store.s3_transfer import PART_BYTES, Arriving, Transfers
+from selfrewarding.store.s3_upload import PART_BYTES, Uploads
 
 
-def transfers(settings: dict[str, str]) -> Transfers:
+def uploads(settings: dict[str, str]) -> Uploads:
     store = open_store("s3://bucket/runs", settings)
     assert isinstance(store, S3Store)
-    return store._connection.transfers
+    return store._connection.uploads
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +40,10 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"http_proxy": "http://proxy:3128", "no_proxy": "127.0.0.1"}, {}, False),
         ({"https_proxy": "http://proxy:3128"}, {}, True),  # the store's scheme is http
         ({"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}, {}, False),
-        ({"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}, {}, False),
+        ({"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}, {}, True),  # downloads are not awscrt's
     ],
 )
-def test_who_moves_large_files(
+def test_who_sends_large_files(
     environment: dict[str, str],
     settings: dict[str, str],
     by_awscrt: bool,
@@ -54,7 +51,7 @@ def test_who_moves_large_files(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    chosen = transfers({**s3_servers.settings("http://127.0.0.1:9000"), **settings})
+    chosen = uploads({**s3_servers.settings("http://127.0.0.1:9000"), **settings})
     assert chosen.by_awscrt is by_awscrt
     assert f"by_awscrt={by_awscrt}" in repr(chosen)
     large = chosen._manager(PART_BYTES + 1)
@@ -69,7 +66,7 @@ def test_without_credentials_boto3_is_left_to_say_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    chosen = transfers({"SRR_S3_ENDPOINT": "http://127.0.0.1:9000"})
+    chosen = uploads({"SRR_S3_ENDPOINT": "http://127.0.0.1:9000"})
     assert chosen.by_awscrt
     assert chosen._manager(PART_BYTES + 1) is chosen._python
 
@@ -79,7 +76,7 @@ def test_awscrt_signs_for_the_buckets_own_region(status: int, named: str | None)
     """boto3's client is redirected by Amazon S3; a bucket elsewhere must not work for small files only."""
     settings = s3_servers.settings("http://127.0.0.1:9000")
     del settings["SRR_S3_ENDPOINT"]
-    chosen = transfers(settings)
+    chosen = uploads(settings)
 
     def answer(request: Any, **named_arguments: object) -> AWSResponse:
         headers = {"x-amz-bucket-region": named} if named else {}
@@ -89,33 +86,6 @@ def test_awscrt_signs_for_the_buckets_own_region(status: int, named: str | None)
     client.meta.events.register("before-send.s3.HeadBucket", answer)
     client.meta.events.register_first("needs-retry.s3.HeadBucket", lambda **anything: None)
     assert chosen._bucket_region() == (named or "us-east-1")
-
-
-def test_a_file_is_digested_while_it_arrives(tmp_path: Path) -> None:
-    path, data = tmp_path / "file", [bytes([n]) * 300_000 for n in range(5)]
-    with path.open("wb") as file:
-        arriving = Arriving(path, file)
-
-        def arrive() -> None:
-            for chunk in data:
-                arriving.write(chunk)
-                time.sleep(0.01)
-            arriving.on_done(None)
-
-        thread = threading.Thread(target=arrive)
-        thread.start()
-        digest = arriving.digest()
-        thread.join()
-    whole = b"".join(data)
-    assert path.read_bytes() == whole
-    assert (digest.size, digest.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
-
-
-def test_an_empty_file_arrives(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("wb") as file:
-        arriving = Arriving(tmp_path / "file", file)
-        arriving.on_done(None)
-        assert arriving.digest().size == 0
 
 
 @pytest.mark.parametrize(
