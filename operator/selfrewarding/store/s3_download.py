@@ -79,11 +79,10 @@ class Downloads:
                     arriving.take(first, 0, sha256.update)
                     arriving.digest_rest(local, sha256.update)
             finally:
-                # Nobody may write once the file is closed: its number may be another file's then.
+                # Nobody may write once the file is closed: its number may be another file's then. What has not begun is
+                # not waited for, since it is in a queue with the ranges of other files.
                 arriving.give_up()
-                for each in rest:
-                    each.cancel()
-                wait(rest)
+                wait([each for each in rest if not each.cancel()])
         return FileDigest(first.total, sha256.hexdigest())
 
 

@@ -153,6 +153,34 @@ def test_a_file_that_fails_stops_the_others(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_does_not_wait_behind_the_ranges_of_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_download, "RANGES_AT_ONCE", 1)
+    slow, broken, refuse = OneObject(DATA), OneObject(DATA, breaks=1, bytes_each=40_000), s3_error(403, "No")
+    queued = threading.Event()
+
+    def look(start: int) -> None:
+        if start:
+            queued.set()
+            time.sleep(0.5)
+
+    slow.look = look
+
+    def handle(request: object) -> None:
+        if request.path.endswith("/slow"):  # type: ignore[attr-defined]
+            slow(request)  # type: ignore[arg-type]
+        elif request.headers["Range"].startswith("bytes=0-"):  # type: ignore[attr-defined]
+            queued.wait(5)
+            broken(request)  # type: ignore[arg-type]
+        else:
+            refuse(request)  # type: ignore[arg-type]
+
+    with answering(handle) as address, pytest.raises(Denied):
+        at(address).download_tree("m", tmp_path, {"slow": WHOLE, "broken": WHOLE})
+    assert len(slow.ranges) <= 4, "of 13, at half a second each"
+
+
 def test_a_disk_that_is_full_is_blamed_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
