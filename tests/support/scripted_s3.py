@@ -57,6 +57,9 @@ class OneObject:
         etag: of the version that is there.
         ranges: what was asked for, None for all of it.
         look: called with the start of each request before it is answered.
+        dress: called with the headers of each answer, by lower-case name, before they are sent.
+        knows_conditions: whether If-Match is heeded.
+        knows_ranges: whether Range is; may be changed by `look`.
     """
 
     def __init__(self, data: bytes, breaks: int = 0, bytes_each: int = 0) -> None:
@@ -64,26 +67,30 @@ class OneObject:
         self.etag = '"one"'
         self.ranges: list[str | None] = []
         self.look: Callable[[int], object] = lambda start: None
+        self.dress: Callable[[dict[str, str]], object] = lambda headers: None
+        self.knows_conditions = self.knows_ranges = True
 
     def __call__(self, request: http.server.BaseHTTPRequestHandler) -> None:
         asked, match = request.headers.get("Range"), request.headers.get("If-Match")
         self.ranges.append(asked)
         start, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
         self.look(int(start))
-        if match is not None and match != self.etag:
+        if self.knows_conditions and match is not None and match != self.etag:
             s3_error(412, "PreconditionFailed")(request)
             return
         if asked is not None and int(start) >= len(self.data):
             s3_error(416, "InvalidRange")(request)
             return
+        if not self.knows_ranges:
+            asked, start, last = None, "0", ""
         rest = self.data[int(start) : int(last) + 1 if last else None]
-        request.send_response(206 if asked else 200)
-        request.send_header("Content-Length", str(len(rest)))
+        headers = {"content-length": str(len(rest)), "etag": self.etag}
         if asked is not None:
-            request.send_header(
-                "Content-Range", f"bytes {start}-{int(start) + len(rest) - 1}/{len(self.data)}"
-            )
-        request.send_header("ETag", self.etag)
+            headers["content-range"] = f"bytes {start}-{int(start) + len(rest) - 1}/{len(self.data)}"
+        self.dress(headers)
+        request.send_response(206 if asked else 200)
+        for name, value in headers.items():
+            request.send_header(name, value)
         request.end_headers()
         if self.breaks > 0:
             self.breaks -= 1

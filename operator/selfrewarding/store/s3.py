@@ -6,7 +6,8 @@ Neighbours: `s3_client` makes the connection, `s3_upload` and `s3_download` move
 `s3_stream` reads, `atomic` writes local files.
 
 S3 keeps the promises of `ArtifactStore` like this: an object appears when its PUT or its multipart upload completes;
-`create` is PUT with If-None-Match; a CRC goes with each part and is checked when reading.
+`create` is PUT with If-None-Match; a CRC goes with each part to the store, and comes back with what was sent in one
+request. Larger objects are checked by the SHA-256 that a stage's result has of each file.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ class S3Store:
 
     def read_stream(self, key: str) -> BinaryIO:
         """See `ArtifactStore.read_stream`. A broken connection is opened again where it broke."""
-        return io.BufferedReader(ObjectStream(self._client, self._place, self._path(key)), buffer_size=_MIB)
+        return io.BufferedReader(ObjectStream(self._connection.source, self._path(key)), buffer_size=_MIB)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See `ArtifactStore.read_range`. One request; S3 refuses a range that begins at or after the end (416)."""

@@ -5,7 +5,7 @@ Must not: log or keep a credential.
 Neighbours: `locate.open_store` makes one per S3 URI, `s3.S3Store` uses it.
 
 Settings, all from the environment: SRR_S3_ENDPOINT (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), AWS_REGION (or
-AWS_DEFAULT_REGION), SRR_S3_ADDRESSING=auto|path|virtual, SRR_S3_TRANSFER=auto|python, AWS_CA_BUNDLE,
+AWS_DEFAULT_REGION), SRR_S3_ADDRESSING=auto|path|virtual, SRR_S3_TRANSFER=auto|python (uploads), AWS_CA_BUNDLE,
 AWS_MAX_ATTEMPTS, and boto3's chain of credentials (variables, profile, web identity, instance role).
 """
 
@@ -20,6 +20,7 @@ from selfrewarding.store.errors import Misconfigured
 from selfrewarding.store.local_tree import FILES_AT_ONCE
 from selfrewarding.store.s3_download import RANGES_AT_ONCE, Downloads
 from selfrewarding.store.s3_errors import Place, translated
+from selfrewarding.store.s3_stream import Source
 from selfrewarding.store.s3_upload import PARTS_AT_ONCE, Means, Uploads
 
 if TYPE_CHECKING:
@@ -39,13 +40,15 @@ class Connection:
 
     client: "S3Client" = field(repr=False)
     place: Place
+    source: Source
     uploads: Uploads
     downloads: Downloads
     _make_hasty: "Callable[[], S3Client]" = field(repr=False)
 
     def hasty(self) -> "Connection":
         """The same place, asked with little patience: a store that does not answer is known after 25 s at most."""
-        return replace(self, client=self._make_hasty())
+        client = self._make_hasty()
+        return replace(self, client=client, source=replace(self.source, whole=client))
 
 
 def connect(bucket: str, env: Mapping[str, str]) -> Connection:
@@ -90,6 +93,7 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
                 )
 
             client = make(config)
+            ranged = make(config.merge(Config(response_checksum_validation="when_required")))
         except ValueError:
             # botocore's answer to an address that is none; its text repeats the address, which may hold a password.
             raise Misconfigured(f"cannot use {place}: the endpoint is not a valid address.") from None
@@ -104,7 +108,8 @@ def connect(bucket: str, env: Mapping[str, str]) -> Connection:
         attempts=_attempts(env),
         only_python=transfer == "python",
     )
-    return Connection(client, place, Uploads(means), Downloads(client, place), lambda: make(hasty))
+    source = Source(place, client, ranged)
+    return Connection(client, place, source, Uploads(means), Downloads(source), lambda: make(hasty))
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -7,34 +7,30 @@ each range over broken connections.
 
 Neither awscrt nor s3transfer, by measurement (tests/bench/store_transfer.py): bytes come to Python by a copy for each
 part with the one, by a queue to one writing thread with the other. Reading a large range by a small piece at a time, and
-writing each where it belongs, takes less CPU than awscrt alone with nothing around it, SHA-256 included.
+writing each where it belongs, takes about the CPU of awscrt with nothing around it, SHA-256 included.
 """
 
-import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from selfrewarding.store.digests import FileDigest
-from selfrewarding.store.errors import Unavailable
+from selfrewarding.store.errors import Corrupt, Unavailable
 from selfrewarding.store.local_tree import Stop
-from selfrewarding.store.s3_errors import Place
-from selfrewarding.store.s3_stream import ObjectStream
-
-if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
+from selfrewarding.store.s3_stream import Extent, ObjectRange, Source
 
 _MIB = 1024 * 1024
 RANGE_BYTES = 32 * _MIB
 """What one request asks for: long enough that requests cost nothing, short enough that a large file has many. (S3's
 guidance, ranges of 8 to 16 MiB, is for clients that keep a whole range in memory.)"""
 
-RANGES_AT_ONCE = 24
-"""Beside the first one of each file, which the file's own thread reads. S3 gives some 90 MB/s on a connection."""
+RANGES_AT_ONCE = 32
+"""S3 gives some 90 MB/s on a connection."""
 
 _PIECE_BYTES = _MIB // 2
 """Read and written at a time. Fits a core's cache; smaller ones cost calls."""
@@ -43,15 +39,15 @@ _PIECE_BYTES = _MIB // 2
 class Downloads:
     """Fetches files of one bucket. Safe to use from several threads, which share the connections."""
 
-    def __init__(self, client: "S3Client", place: Place) -> None:
-        self._client = client
-        self._place = place
-        self._ranges = ThreadPoolExecutor(RANGES_AT_ONCE, thread_name_prefix="s3-range")
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._threads = ThreadPoolExecutor(RANGES_AT_ONCE, thread_name_prefix="s3-range")
 
     def fetch(self, path: str, size: int, into: BinaryIO, local: Path, stop: Stop) -> FileDigest:
         """Fetch the object at `path`, of about `size` bytes, into the empty file `into`; `local` is its name.
 
-        Returns the digest of what came, which is one version of the object from start to end.
+        Returns the digest of what came, which is one version of the object from start to end. An error is told at once:
+        threads that wait for the store then end by themselves, and write nothing more.
 
         Raises:
             Corrupt: the object was replaced meanwhile.
@@ -59,78 +55,103 @@ class Downloads:
             StoreError: as reading an object does.
             OSError: the file cannot be written.
         """
-        # An object of one request is asked for whole: then its checksum comes along, and botocore compares it.
+        arriving = _Arriving(into)
         end = RANGE_BYTES if size > RANGE_BYTES else None
-        with ObjectStream(self._client, self._place, path, end=end) as first:
-            arriving = _Arriving(into.fileno(), first.end, first.total)
+        first = ObjectRange(self._source, path, end=end, go_on=arriving.expect_more)
 
-            def fetch_range(start: int, stop_at: int) -> None:
-                with arriving.failing():
-                    arriving.expect_more()
-                    with ObjectStream(
-                        self._client, self._place, path, start=start, end=stop_at, etag=first.etag
-                    ) as stream:
-                        arriving.take(stream, start)
+        def begin() -> None:
+            with first:
+                extent = first.open_patiently()
+                for part in arriving.divide(first, extent):
+                    self._threads.submit(arriving.work, partial(take, part))
+                arriving.take(first)
 
-            rest = [self._ranges.submit(fetch_range, start, stop_at) for start, stop_at in arriving.rest]
-            try:
-                with stop.cancelling(arriving.give_up):
-                    sha256 = hashlib.sha256()
-                    arriving.take(first, 0, sha256.update)
-                    arriving.digest_rest(local, sha256.update)
-            finally:
-                # Nobody may write once the file is closed: its number may be another file's then. What has not begun is
-                # not waited for, since it is in a queue with the ranges of other files.
-                arriving.give_up()
-                wait([each for each in rest if not each.cancel()])
-        return FileDigest(first.total, sha256.hexdigest())
+        def take(part: ObjectRange) -> None:
+            with part:
+                arriving.take(part)
+
+        try:
+            with stop.cancelling(arriving.give_up):
+                self._threads.submit(arriving.work, begin)
+                return arriving.digest(local)
+        finally:
+            arriving.give_up()
+            arriving.leave()
 
 
 class _Arriving:
-    """One file whose ranges come in any order."""
+    """One file whose ranges come in any order.
 
-    def __init__(self, descriptor: int, first_end: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._reached = {start: start for start in range(first_end, size, RANGE_BYTES)}
-        self._awaited = first_end
+    Several threads work on it, and the one that made it is the last to want something of it. The file is written by a
+    descriptor of its own, which the last to leave closes: the number of a closed one may be another file's soon.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor = os.dup(file.fileno())
+        self._working = 1
+        self._ranges: list[tuple[int, int]] = []
+        self._reached: dict[int, int] = {}
+        self._awaited = 0
         self._error: BaseException | None = None
-        self._grown = threading.Condition()
-        self.rest = [(start, min(start + RANGE_BYTES, size)) for start in self._reached]
-        """The ranges after the first one, in order: where each begins, and where it ends."""
+        self._changed = threading.Condition()
 
-    def take(self, stream: ObjectStream, start: int, look: Callable[[bytes], object] | None = None) -> None:
-        """Write what a stream gives to `start` and after it; `look` sees it too."""
-        at = start
-        while piece := stream.take(_PIECE_BYTES):
+    def work(self, step: Callable[[], object]) -> None:
+        """Do one step, unless the transfer has ended. What it raises ends the transfer."""
+        with self._changed:
+            if self._error is not None:
+                return
+            self._working += 1
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001 (told by `digest`)
+            self._end(error)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Want nothing more of the file."""
+        with self._changed:
+            self._working -= 1
+            if self._working == 0:
+                os.close(self._descriptor)
+
+    def divide(self, first: ObjectRange, extent: Extent) -> list[ObjectRange]:
+        """The ranges after the first one, which is open."""
+        starts = range(extent.end, extent.total, RANGE_BYTES)
+        rest = [(start, min(start + RANGE_BYTES, extent.total)) for start in starts]
+        with self._changed:
+            self._ranges = [(0, extent.end), *rest]
+            self._reached = {start: start for start, _ in self._ranges}
+            self._changed.notify()
+        return [first.another(start, end) for start, end in rest]
+
+    def take(self, part: ObjectRange) -> None:
+        """Write all that a range gives to its place."""
+        at = part.start
+        while piece := part.take(_PIECE_BYTES):
             self.expect_more()
             _write(self._descriptor, piece, at)
             at += len(piece)
-            if look is not None:
-                look(piece)
-            with self._grown:
-                self._reached[start] = at
-                if start == self._awaited:
-                    self._grown.notify()
+            with self._changed:
+                self._reached[part.start] = at
+                if part.start == self._awaited:
+                    self._changed.notify()
 
-    def digest_rest(self, local: Path, update: Callable[[memoryview], object]) -> None:
-        """Give `update` all after the first range, in order, as it comes: from the page cache, beside the writers."""
+    def digest(self, local: Path) -> FileDigest:
+        """Digest all that comes, in order and as it comes: from the page cache, beside those that write it."""
+        sha256, at = hashlib.sha256(), 0
         window = memoryview(bytearray(_PIECE_BYTES))
         with local.open("rb", buffering=0) as file:
-            for start, end in self.rest:
-                at = file.seek(start)
+            for start, end in self._wait_for_ranges():
                 while at < end:
                     reached = self._wait_beyond(start, at)
                     while at < reached:
                         got = file.readinto(window[: reached - at])
-                        update(window[:got])
+                        if not got:
+                            raise Corrupt(f"{local} became shorter while it was written.")
+                        sha256.update(window[:got])
                         at += got
-
-    def _wait_beyond(self, start: int, at: int) -> int:
-        with self._grown:
-            self._awaited = start
-            self._grown.wait_for(lambda: self._reached[start] > at or self._error is not None)
-        self.expect_more()
-        return self._reached[start]
+        return FileDigest(at, sha256.hexdigest())
 
     def expect_more(self) -> None:
         """Raises what ended the transfer, if something did."""
@@ -141,19 +162,23 @@ class _Arriving:
         """Take nothing more."""
         self._end(Unavailable("the transfer was stopped."))
 
-    @contextlib.contextmanager
-    def failing(self) -> Iterator[None]:
-        """What is raised inside ends the transfer of the whole file."""
-        try:
-            yield
-        except BaseException as error:
-            self._end(error)
-            raise
+    def _wait_for_ranges(self) -> list[tuple[int, int]]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ranges or self._error is not None)
+        self.expect_more()
+        return self._ranges
+
+    def _wait_beyond(self, start: int, at: int) -> int:
+        with self._changed:
+            self._awaited = start
+            self._changed.wait_for(lambda: self._reached[start] > at or self._error is not None)
+        self.expect_more()
+        return self._reached[start]
 
     def _end(self, error: BaseException) -> None:
-        with self._grown:
+        with self._changed:
             self._error = self._error or error
-            self._grown.notify()
+            self._changed.notify()
 
 
 def _write(descriptor: int, piece: bytes, at: int) -> None:
