@@ -211,3 +211,15 @@ def test_a_configuration_file_that_cannot_be_written_is_named(
     monkeypatch.setenv("SRR_SERVER_CONFIG", "/dev/null/server.yaml")
     with pytest.raises(BadConfiguration, match=r"SRR_SERVER_CONFIG=/dev/null/server\.yaml cannot be written"):
         fetch_model.main()
+
+
+def test_progress_counts_what_has_arrived_not_how_long_the_file_is(tmp_path: Path) -> None:
+    """The last range of a file may come first."""
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.seek(64 * 1024 * 1024)
+        file.write(b"x" * 100_000)
+    assert 100_000 <= fetch_model._arrived(path) < 1_000_000
+    path.write_bytes(b"x" * 10_001)
+    assert fetch_model._arrived(path) == 10_001
+    assert fetch_model._arrived(tmp_path / "gone") == fetch_model._arrived(tmp_path) == 0
