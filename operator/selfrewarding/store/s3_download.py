@@ -91,6 +91,7 @@ class _Arriving:
         self._working = 1
         self._ranges: list[tuple[int, int]] = []
         self._reached: dict[int, int] = {}
+        self._unfinished: set[int] = set()
         self._awaited = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -122,6 +123,7 @@ class _Arriving:
         with self._changed:
             self._ranges = [(0, extent.end), *rest]
             self._reached = {start: start for start, _ in self._ranges}
+            self._unfinished = set(self._reached)
             self._changed.notify()
         return [first.another(start, end) for start, end in rest]
 
@@ -136,6 +138,9 @@ class _Arriving:
                 self._reached[part.start] = at
                 if part.start == self._awaited:
                     self._changed.notify()
+        with self._changed:
+            self._unfinished.discard(part.start)
+            self._changed.notify()
 
     def digest(self, local: Path) -> FileDigest:
         """Digest all that comes, in order and as it comes: from the page cache, beside those that write it."""
@@ -151,6 +156,7 @@ class _Arriving:
                             raise Corrupt(f"{local} became shorter while it was written.")
                         sha256.update(window[:got])
                         at += got
+        self._wait_for_ends()
         return FileDigest(at, sha256.hexdigest())
 
     def expect_more(self) -> None:
@@ -174,6 +180,12 @@ class _Arriving:
             self._changed.wait_for(lambda: self._reached[start] > at or self._error is not None)
         self.expect_more()
         return self._reached[start]
+
+    def _wait_for_ends(self) -> None:
+        """A checksum that came along is compared after the last byte (`ObjectRange.take`)."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unfinished or self._error is not None)
+        self.expect_more()
 
     def _end(self, error: BaseException) -> None:
         with self._changed:

@@ -47,7 +47,7 @@ def versitygw_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @pytest.fixture(params=[*s3_servers.names(), f"{s3_servers.names()[-1]} by threads"])
 def s3_settings(request: pytest.FixtureRequest) -> dict[str, str]:
-    """A stage program's environment for the store: of each server there is, large files by awscrt and by Python."""
+    """A stage program's environment for the store: of each server there is, large files sent by awscrt and by Python."""
     server, _, by_threads = request.param.partition(" ")
     settings = s3_servers.settings(request.getfixturevalue(f"{server}_address"))
     return {**settings, "SRR_S3_TRANSFER": "python"} if by_threads else settings

@@ -33,6 +33,7 @@ from selfrewarding.store.digests import FileDigest
 from selfrewarding.store.local_tree import Stop
 from selfrewarding.store.s3 import S3Store
 from selfrewarding.store.s3_download import _Arriving
+from selfrewarding.store.s3_stream import ObjectRange
 
 PAUSES = s3_stream._PAUSES
 RANGE = 100_000
@@ -74,6 +75,24 @@ def test_what_one_request_brings_is_asked_for_whole(size: int, tmp_path: Path) -
     digest = FileDigest(size, hashlib.sha256(DATA[:size]).hexdigest())
     assert fetch(server, tmp_path, digest) == {"model": digest}
     assert server.ranges == [None]
+
+
+def test_the_checksum_of_what_one_request_brings_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compared after the last byte: all the bytes being there is not the end."""
+    server, real = OneObject(DATA[:50_000]), ObjectRange._read
+    of_other_bytes = base64.b64encode(b"\x01\x02\x03\x04").decode()
+    server.dress = lambda headers: headers.setdefault("x-amz-checksum-crc32", of_other_bytes)
+
+    def read(part: ObjectRange, most: int) -> bytes:
+        if part._at == 50_000:
+            time.sleep(0.2)
+        return real(part, most)
+
+    monkeypatch.setattr(ObjectRange, "_read", read)
+    with pytest.raises(Corrupt, match="checksum does not fit"):
+        fetch(server, tmp_path, FileDigest(50_000, hashlib.sha256(DATA[:50_000]).hexdigest()))
 
 
 def test_ranges_that_come_in_any_order(tmp_path: Path) -> None:
